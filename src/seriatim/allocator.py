@@ -1,0 +1,249 @@
+"""The core: requests that wait together travel together.
+
+One call of allocate.lua is in flight per shard; what arrives meanwhile goes with the next. Each request is answered
+for itself. The allocator knows neither store nor worker: what it cannot settle with Redis alone it raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import redis.asyncio
+import structlog
+
+from seriatim import scripts
+from seriatim.errors import Conflict, Damaged, SeriatimError, Unavailable
+from seriatim.formats import plan
+from seriatim.model import Series, Standing
+
+log = structlog.stdlib.get_logger(__name__)
+
+CALL_REQUESTS_MAX = 256
+CALL_BYTES_MAX = 1024 * 1024
+"""Bounds that keep a script's run at a few milliseconds."""
+WINDOW_TRIES_MAX = 3
+CLOCK_SKEW_MS_MAX = 3_600_000
+
+
+class Gate:
+    """Whether this process may allocate. Closed until the Redis server has been met."""
+
+    def __init__(self) -> None:
+        self.standing: Standing | None = None
+        self.refusal: Unavailable = Unavailable("Seriatim is starting. Repeat the request in a moment.")
+
+    def require(self) -> Standing:
+        """Returns the standing to work under.
+
+        Raises:
+            Unavailable: with the reason why there is none.
+        """
+        if self.standing is None:
+            raise type(self.refusal)(self.refusal.message)
+        return self.standing
+
+    def open(self, standing: Standing) -> None:
+        """Lets allocations through."""
+        self.standing = standing
+
+    def close(self, refusal: Unavailable) -> None:
+        """Refuses allocations, with this reason."""
+        self.standing = None
+        self.refusal = refusal
+
+
+class Uninstalled(Unavailable):
+    """Redis does not hold the definition that the caller has: install it, or read it again, and retry."""
+
+    def __init__(self, *, changing_since_ms: int | None = None) -> None:
+        super().__init__("The series' definition is being changed. Repeat the request.")
+        self.changing_since_ms = changing_since_ms
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """An entry as allocate.lua answered it. `sig` is the signature that was kept, for a replay."""
+
+    position: int
+    number: int
+    code: str
+    created_at: int
+    date: str
+    previous: bytes
+    replayed: bool
+    sig: bytes
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The id was issued before, and the store holds its entry."""
+
+    position: int
+
+
+class _Request:
+    __slots__ = ("answer", "meta", "series", "sig", "tag", "tries")
+
+    def __init__(self, series: Series, tag: bytes, meta: bytes, sig: bytes) -> None:
+        self.series = series
+        self.tag = tag
+        self.meta = meta
+        self.sig = sig
+        self.tries = 0
+        self.answer: asyncio.Future[Issued | Settled] = asyncio.get_running_loop().create_future()
+
+
+class _Lane:
+    """The requests of one shard, in order of arrival."""
+
+    __slots__ = ("running", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Request] = deque()
+        self.running: asyncio.Task[None] | None = None
+
+    def take(self) -> list[_Request]:
+        taken: list[_Request] = []
+        size = 0
+        while self.waiting and len(taken) < CALL_REQUESTS_MAX and size < CALL_BYTES_MAX:
+            request = self.waiting.popleft()
+            size += len(request.meta) + len(request.sig)
+            taken.append(request)
+        return taken
+
+
+class Allocator:
+    """Allocates through `client`, under the gate's standing; `on_dirty(shard)` when a shard has new work."""
+
+    def __init__(
+        self, client: redis.asyncio.Redis, gate: Gate, on_dirty: Callable[[int], None], *, backlog_max: int
+    ) -> None:
+        self._client = client
+        self._gate = gate
+        self._on_dirty = on_dirty
+        self._backlog_max = backlog_max
+        self._lanes: dict[int, _Lane] = {}
+        self._skew_ms = 0
+
+    async def allocate(self, series: Series, tag: bytes, meta: bytes, sig: bytes) -> Issued | Settled:
+        """Issues the next number of a series, or answers what its id was issued before.
+
+        Args:
+            series: the definition to issue under.
+            tag: the id's 16 bytes, then 8 bytes of the payload's fingerprint.
+            meta: canonical JSON, or empty.
+            sig: the client's signature, or empty.
+
+        Raises:
+            Conflict: the id was issued with another payload, or the series takes no new entries.
+            Uninstalled: Redis holds another definition, or none.
+            Stale: the Redis server must be met first.
+            Unavailable: the outcome is unknown.
+        """
+        self._gate.require()
+        request = _Request(series, tag, meta, sig)
+        lane = self._lanes.get(series.shard)
+        if lane is None:
+            lane = self._lanes[series.shard] = _Lane()
+        self._enqueue(lane, series.shard, request)
+        return await request.answer
+
+    def _enqueue(self, lane: _Lane, shard: int, request: _Request) -> None:
+        lane.waiting.append(request)
+        if lane.running is None:
+            lane.running = asyncio.get_running_loop().create_task(self._run(lane, shard))
+
+    async def _run(self, lane: _Lane, shard: int) -> None:
+        taken: list[_Request] = []
+        try:
+            while lane.waiting:
+                taken = lane.take()
+                try:
+                    await self._call(lane, shard, taken)
+                except SeriatimError as error:
+                    _fail(taken, error)
+                except Exception:
+                    log.exception("an allocation failed", shard=shard)
+                    _fail(taken, Unavailable("The allocation was interrupted. Repeat it with the same id."))
+        finally:
+            lane.running = None
+            _fail(
+                [*taken, *lane.waiting],
+                Unavailable("Seriatim is stopping. Repeat the request with the same id."),
+            )
+            lane.waiting.clear()
+
+    async def _call(self, lane: _Lane, shard: int, taken: list[_Request]) -> None:
+        standing = self._gate.require()
+        local_ms = time.time_ns() // 1_000_000
+        now_ms = local_ms + self._skew_ms
+        groups: dict[str, scripts.Group] = {}
+        members: dict[str, list[_Request]] = {}
+        for request in taken:
+            name = request.series.id
+            if name not in groups:
+                groups[name] = scripts.Group(request.series, plan(request.series.numbering, now_ms), [])
+                members[name] = []
+            groups[name].requests.append((request.tag, request.meta, request.sig))
+            members[name].append(request)
+        allocated = await scripts.allocate(self._client, standing, shard, list(groups.values()), self._backlog_max)
+        self._skew_ms = allocated.now_ms - local_ms
+        if allocated.turned_dirty:
+            self._on_dirty(shard)
+        ordered = [request for group in members.values() for request in group]
+        for request, reply in zip(ordered, allocated.replies, strict=True):
+            self._answer(lane, shard, request, reply)
+
+    def _answer(self, lane: _Lane, shard: int, request: _Request, reply: list[Any]) -> None:
+        if request.answer.done():  # the caller has gone
+            return
+        if reply[0] == b"window" and request.tries < WINDOW_TRIES_MAX and abs(self._skew_ms) < CLOCK_SKEW_MS_MAX:
+            request.tries += 1
+            self._enqueue(lane, shard, request)
+            return
+        try:
+            request.answer.set_result(_read(reply, request.series))
+        except SeriatimError as error:
+            request.answer.set_exception(error)
+
+
+def _fail(requests: list[_Request], error: SeriatimError) -> None:
+    for request in requests:
+        if not request.answer.done():
+            request.answer.set_exception(error)
+
+
+def _read(reply: list[Any], series: Series) -> Issued | Settled:
+    match reply:
+        case [b"issued", position, number, code, created, date, previous]:
+            return Issued(position, number, code.decode(), created, date.decode(), previous, replayed=False, sig=b"")
+        case [b"replayed", position, number, code, created, date, previous, sig]:
+            return Issued(position, number, code.decode(), created, date.decode(), previous, replayed=True, sig=sig)
+        case [b"settled", position]:
+            return Settled(position)
+        case _:
+            raise _refusal(reply, series)
+
+
+REFUSALS: dict[bytes, tuple[type[SeriatimError], str]] = {
+    b"conflict": (Conflict, "This id was issued with another payload. Send the first payload, or use a new id."),
+    b"inactive": (Conflict, "The series is not active. Activate it, or use another series."),
+    b"exhausted": (Conflict, "The series' counter has reached 2^53 - 1. Use another series."),
+    b"backlog": (Unavailable, "Too many records wait for the store. See that a worker runs and the store answers."),
+    b"window": (Unavailable, "This machine's clock and that of Redis differ too much. Set the clocks."),
+}
+
+
+def _refusal(reply: list[Any], series: Series) -> SeriatimError:
+    word = reply[0]
+    if word in (b"unloaded", b"version"):
+        return Uninstalled()
+    if word == b"changing":
+        return Uninstalled(changing_since_ms=reply[1])
+    if word == b"damaged":
+        return Damaged(f"Redis has lost data of series {series.id}: {reply[1].decode()}.")
+    kind, message = REFUSALS[word]
+    return kind(message)

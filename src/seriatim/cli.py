@@ -1,0 +1,396 @@
+"""The command line. Every command takes --json, and says what to do next when it fails."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import click
+import msgspec
+
+from seriatim import __version__, config, errors
+
+R = TypeVar("R")
+
+
+class Exit(enum.IntEnum):
+    """What the exit codes mean."""
+
+    OK = 0
+    FINDINGS = 1
+    FAILED = 2
+
+
+class Output:
+    """Prints for people, or with --json for machines; one JSON value a result."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def show(self, value: Any, text: str) -> None:
+        """Prints a result: `value` for machines, `text` for people."""
+        click.echo(msgspec.json.encode(value).decode() if self.as_json else text)
+
+    def fail(self, error: errors.SeriatimError) -> None:
+        """Prints why a command could not run."""
+        value = {"error": error.code, "message": error.message}
+        click.echo(msgspec.json.encode(value).decode() if self.as_json else f"Error: {error.message}", err=True)
+
+
+def common(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds --json and --data-dir; turns our errors into messages and exit codes."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="SERIATIM_DATA_DIR",
+        show_envvar=True,
+        help="Directory of `seriatim up`. [default: ./data, unless SERIATIM_STORE_URL is set]",
+    )
+    @wraps(command)
+    def wrapped(*args: Any, as_json: bool, data_dir: Path | None, **kwargs: Any) -> R:
+        output = Output(as_json=as_json)
+        click.get_current_context().obj = (output, data_dir)
+        try:
+            return command(*args, **kwargs)
+        except errors.SeriatimError as error:
+            output.fail(error)
+            sys.exit(Exit.FAILED)
+
+    return wrapped
+
+
+def _output() -> Output:
+    output: Output = click.get_current_context().obj[0]
+    return output
+
+
+def _data_dir() -> Path:
+    chosen: Path | None = click.get_current_context().obj[1]
+    return chosen or Path("data")
+
+
+def _environment() -> dict[str, str]:
+    """The environment, pointed at the embedded setting where that is meant."""
+    from seriatim.embedded import DataDirectory
+
+    if click.get_current_context().obj[1] is None and "SERIATIM_STORE_URL" in os.environ:
+        return dict(os.environ)
+    return DataDirectory(_data_dir()).environment(os.environ)
+
+
+def _config() -> config.Config:
+    return config.read(_environment())
+
+
+def _store() -> Any:
+    from seriatim.store import Store
+
+    settings = _config()
+    path = settings.store_url.removeprefix("sqlite:///")
+    if path != settings.store_url and not Path(path).exists():
+        raise errors.ConfigError(f"There is no store at {path}. Run `seriatim up` first, or name its --data-dir.")
+    store = Store(settings.store_url)
+    click.get_current_context().call_on_close(store.close)
+    return store
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Seriatim hands out gap-free, sequential document numbers and proves that none was lost.
+
+    Exit codes: 0 done, 1 findings (verify), 2 could not run.
+    """
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", envvar="SERIATIM_HOST", show_default=True, show_envvar=True)
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    envvar="SERIATIM_PORT",
+    show_default=True,
+    show_envvar=True,
+)
+@click.option(
+    "--workers",
+    default=1,
+    type=click.IntRange(0, 64),
+    envvar="SERIATIM_WORKERS",
+    show_default=True,
+    show_envvar=True,
+)
+@click.option(
+    "--api-processes",
+    default=1,
+    type=click.IntRange(1, 64),
+    envvar="SERIATIM_API_PROCESSES",
+    show_default=True,
+    show_envvar=True,
+)
+@common
+def up(host: str, port: int, workers: int, api_processes: int) -> None:
+    """Run everything on this machine: embedded Valkey, SQLite store, API and workers."""
+    from seriatim.embedded import DataDirectory, Supervisor
+
+    output = _output()
+    texts = {"key": "API key (shown once, keep it): {}", "ready": "ready {}", "halted": "halted {}"}
+
+    def say(event: str, text: str) -> None:
+        output.show({"event": event, event: text}, texts[event].format(text))
+        sys.stdout.flush()
+
+    directory = DataDirectory(_data_dir())
+    Supervisor(directory, (host, port), workers=workers, api_processes=api_processes, say=say).run()
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", envvar="SERIATIM_HOST", show_default=True, show_envvar=True)
+@click.option("--port", default=8000, type=int, envvar="SERIATIM_PORT", show_default=True, show_envvar=True)
+@click.option("--fd", type=int, help="Serve on this inherited socket instead.")
+@common
+def serve(host: str, port: int, fd: int | None) -> None:
+    """Run the API alone, against SERIATIM_REDIS_URL and SERIATIM_STORE_URL."""
+    import socket
+
+    import uvicorn
+
+    from seriatim import logs
+    from seriatim.http.app import Front
+
+    settings = config.read(os.environ)
+    logs.configure(settings.log_level)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Front(settings).app(),
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    server.run(sockets=None if fd is None else [socket.socket(fileno=fd)])
+
+
+@main.command()
+@common
+def worker() -> None:
+    """Run a worker alone, against SERIATIM_REDIS_URL and SERIATIM_STORE_URL."""
+    from seriatim import logs
+    from seriatim import worker as workers
+
+    settings = config.read(os.environ)
+    logs.configure(settings.log_level)
+    workers.run(settings)
+
+
+@main.command()
+@common
+def migrate() -> None:
+    """Bring the store's schema to this version, and prepare an empty store."""
+    from seriatim.store import Store
+
+    settings = _config()
+    store = Store(settings.store_url)
+    store.migrate()
+    store.prepare(settings.shards)
+    _output().show({"migrated": True}, "The store is ready.")
+
+
+@main.command("config")
+@common
+def show_config() -> None:
+    """List the settings: value, origin and meaning; passwords hidden."""
+    listed = config.settings(_environment())
+    lines = [f"{one.name}={one.value}  ({one.origin})\n    {one.meaning}" for one in listed]
+    _output().show(listed, "\n".join(lines))
+
+
+@main.group()
+def companies() -> None:
+    """Tenants."""
+
+
+@companies.command("create")
+@click.argument("name")
+@common
+def create_company(name: str) -> None:
+    """Create a company."""
+    company = _store().create_company(name, "cli")
+    _output().show({"id": company.id, "name": company.name}, f"{company.id}  {company.name}")
+
+
+@companies.command("list")
+@common
+def list_companies() -> None:
+    """List the companies."""
+    listed = _store().companies()
+    lines = [f"{one.id}  {one.name}" for one in listed]
+    _output().show([{"id": one.id, "name": one.name} for one in listed], "\n".join(lines))
+
+
+@main.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("create")
+@click.option("--company", required=True, help="Name or id.")
+@click.option("--scope", "scope", default="read,allocate,manage", show_default=True, help="What the key may do.")
+@common
+def create_key(company: str, scope: str) -> None:
+    """Create an API key; it is shown once."""
+    from seriatim import auth
+
+    store = _store()
+    owner = store.company(company)
+    key, kept = auth.create_key(store, owner.id, auth.parse_scopes(scope), "cli")
+    value = {"key": key, "id": kept.id, "company": owner.id, "scopes": kept.scopes}
+    _output().show(value, f"{key}\nKeep it: it is not shown again. Its id is {kept.id}.")
+
+
+@keys.command("list")
+@common
+def list_keys() -> None:
+    """List the API keys, without their secrets."""
+    listed = [
+        {"id": key.id, "company": key.company, "scopes": key.scopes, "revoked": key.revoked_at is not None}
+        for key in _store().api_keys()
+    ]
+    lines = [
+        f"{key['id']}  {key['company']}  {','.join(key['scopes'])}{'  revoked' if key['revoked'] else ''}"
+        for key in listed
+    ]
+    _output().show(listed, "\n".join(lines))
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+@common
+def revoke_key(key_id: str) -> None:
+    """Revoke an API key, by its id, within a second."""
+    _store().revoke_key(key_id, "cli")
+    _output().show({"revoked": key_id}, f"Revoked {key_id}.")
+
+
+@main.group()
+def series() -> None:
+    """Numbering definitions."""
+
+
+@series.command("list")
+@common
+def list_series() -> None:
+    """List the series of all companies."""
+    listed = _store().list_series()
+    lines = [f"{one.id}  {one.company}  {one.type}  {one.position} settled  {one.name}" for one in listed]
+    _output().show([_series_value(one) for one in listed], "\n".join(lines))
+
+
+@series.command("show")
+@click.argument("series_id")
+@common
+def show_series(series_id: str) -> None:
+    """Show a series as the store has it."""
+    value = _series_value(_series(_store(), series_id))
+    _output().show(value, "\n".join(f"{name}: {content}" for name, content in value.items()))
+
+
+@main.command()
+@click.option("--series", "series_ids", multiple=True, help="Only this series; may be given again.")
+@click.option("--export", "export_file", type=click.File("rb"), help="Check this export instead of the store.")
+@click.option("--jwks", type=click.File("rb"), help="Public keys to check an export with.")
+@click.option("--checkpoint", type=click.File("rb"), help="What an earlier `verify --json` printed.")
+@common
+def verify(
+    series_ids: tuple[str, ...],
+    export_file: BinaryIO | None,
+    jwks: BinaryIO | None,
+    checkpoint: BinaryIO | None,
+) -> None:
+    """Audit the chain of every series: nothing missing, changed, added or swapped."""
+    from seriatim import verify as audits
+    from seriatim.signing import JsonWebKeySet
+
+    checkpoints = audits.read_checkpoints(checkpoint.read()) if checkpoint else {}
+    if export_file is not None:
+        if jwks is None:
+            raise errors.ConfigError("Name the public keys with --jwks FILE (GET /.well-known/jwks.json).")
+        running = audits.audit_export(export_file, JsonWebKeySet(jwks.read()), checkpoints)
+        _report(list(_shown(running, None)), checkpoints, series_ids)
+        return
+    store = _store()
+    keys_text = b'{"keys":[' + ",".join(store.signing_keys()).encode() + b"]}"
+    key_set = JsonWebKeySet(jwks.read() if jwks else keys_text)
+    chosen = [_series(store, one) for one in series_ids] if series_ids else store.list_series()
+    done: list[Any] = []
+    for one in chosen:
+        done += _shown(audits.audit_store(store, one, key_set, checkpoints.get(one.id)), one.position)
+    _report(done, checkpoints, series_ids)
+
+
+def _shown(running: Any, length: int | None) -> list[Any]:
+    """Runs audits to their ends with a progress bar on a terminal; returns the audit of each series."""
+    audits = {}
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(running, length=length, label="Verifying", file=sys.stderr, hidden=hidden) as steps:
+        for audit in steps:
+            audits[audit.series] = audit
+    return list(audits.values())
+
+
+def _report(audits: list[Any], checkpoints: dict[str, Any], wanted: tuple[str, ...]) -> None:
+    unseen = (set(wanted) | (set() if wanted else set(checkpoints))) - {audit.series for audit in audits}
+    if unseen:
+        raise errors.ConfigError(f"There is no series {min(unseen)} to check. Name another, or export it.")
+    findings = [finding for audit in audits for finding in audit.findings]
+    value = {
+        "sound": not findings,
+        "entries": sum(audit.entries for audit in audits),
+        "findings": findings,
+        "checkpoints": [audit.checkpoint for audit in audits],
+    }
+    lines = [f"{one.kind}: series {one.series}, position {one.position}: {one.detail}" for one in findings]
+    summary = f"{value['entries']} entries in {len(audits)} series: "
+    lines.append(summary + (f"{len(findings)} findings" if findings else "sound"))
+    _output().show(value, "\n".join(lines))
+    sys.exit(Exit.FINDINGS if findings else Exit.OK)
+
+
+@main.command()
+@click.option("--series", "series_id", required=True, help="Which series.")
+@click.option("--format", "kind", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
+@common
+def export(series_id: str, kind: str) -> None:
+    """Write a series' settled records to standard output; `verify --export` checks the JSON lines."""
+    from seriatim import verify as audits
+
+    store = _store()
+    writers = {"jsonl": audits.export_jsonl, "csv": audits.export_csv}
+    writers[kind](store, _series(store, series_id), sys.stdout.buffer)
+
+
+def _series(store: Any, series_id: str) -> Any:
+    found = store.series(series_id)
+    if found is None:
+        raise errors.NotFound(f"There is no series {series_id}. `seriatim series list` shows them.")
+    return found
+
+
+def _series_value(one: Any) -> dict[str, Any]:
+    names = ("id", "company", "type", "name", "active", "default", "position")
+    return {name: getattr(one, name) for name in names} | msgspec.structs.asdict(one.numbering)

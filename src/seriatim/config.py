@@ -1,0 +1,97 @@
+"""Settings: environment variables `SERIATIM_*`, read once into a frozen struct."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from seriatim.errors import ConfigError
+
+PREFIX = "SERIATIM_"
+FLAGS = {"data_dir", "host", "port", "workers", "api_processes"}
+"""Variables that stand for flags of the command line."""
+POSITIVE = Meta(ge=1)
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Each field is the environment variable `SERIATIM_<NAME>`; `MEANINGS` says what it is for."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    store_url: str = "sqlite:///store.db"
+    signing_key: str = "signing-key.json"
+    issuer: Annotated[str, Meta(min_length=1, max_length=255)] = "seriatim"
+    shards: Annotated[int, Meta(ge=1, le=1000)] = 16
+    ack: Literal["fsync", "memory"] = "fsync"
+    body_bytes_max: Annotated[int, POSITIVE] = 256 * 1024
+    in_flight_max: Annotated[int, POSITIVE] = 1000
+    backlog_max: Annotated[int, POSITIVE] = 1_000_000
+    series_max: Annotated[int, POSITIVE] = 10_000
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+MEANINGS = {
+    "redis_url": "Redis or Valkey that allocates; redis://, rediss:// or unix://",
+    "store_url": "system of record; sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME",
+    "signing_key": "file with the private key (JWK) that signs receipts; made with mode 0600 if missing",
+    "issuer": "who signs, as receipts name it",
+    "shards": "how many shards series are spread over; fixed at the store's first start",
+    "ack": "fsync: answer when the number is on disk; memory: faster, LOSES NUMBERS in a crash, for tests only",
+    "body_bytes_max": "largest request body",
+    "in_flight_max": "requests that one API process works on at once",
+    "backlog_max": "records that may wait for the store",
+    "series_max": "series that one company may have",
+    "log_level": "debug, info, warning or error",
+}
+SECRETS = {"redis_url", "store_url"}
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One line of `seriatim config`."""
+
+    name: str
+    value: str
+    origin: Literal["default", "environment"]
+    meaning: str
+
+
+def read(environment: Mapping[str, str]) -> Config:
+    """Returns the settings that `environment` makes.
+
+    Raises:
+        ConfigError: a variable is unknown, or its value is not allowed.
+    """
+    given = {name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
+    given = {name: value for name, value in given.items() if name not in FLAGS}
+    unknown = sorted(set(given) - set(Config.__struct_fields__))
+    if unknown:
+        names = ", ".join(PREFIX + name.upper() for name in unknown)
+        raise ConfigError(f"Unknown setting {names}. `seriatim config` lists the settings; unset the others.")
+    try:
+        return msgspec.convert(given, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"A setting {PREFIX}* is wrong: {error}. `seriatim config` lists them.") from error
+
+
+def settings(environment: Mapping[str, str]) -> list[Setting]:
+    """Returns each setting with its value, where that comes from, and its meaning; passwords in URLs are hidden."""
+    config = read(environment)
+    return [
+        Setting(
+            name=PREFIX + name.upper(),
+            value=_without_password(str(getattr(config, name))) if name in SECRETS else str(getattr(config, name)),
+            origin="environment" if PREFIX + name.upper() in environment else "default",
+            meaning=MEANINGS[name],
+        )
+        for name in Config.__struct_fields__
+    ]
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    if not at:
+        return url
+    return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{host}"

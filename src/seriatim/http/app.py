@@ -1,0 +1,153 @@
+"""The ASGI app: builds every client, mounts the dialects, answers health and keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import redis
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from seriatim import scripts, worker
+from seriatim.allocator import Allocator, Gate
+from seriatim.auth import Authenticator
+from seriatim.config import Config
+from seriatim.errors import Halted, Unavailable
+from seriatim.http import sequence
+from seriatim.http.edge import Edge
+from seriatim.ledger import Ledger
+from seriatim.recovery import Watch
+from seriatim.store import Store
+
+log = structlog.stdlib.get_logger(__name__)
+
+REDIS_TIMEOUT_S = 5.0
+READY_TIMEOUT_S = 2.0
+
+
+class Front:
+    """One API process: its store, its Redis clients, and what stands on them. `start` begins the watch."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.store = Store(config.store_url)
+        # No retries beneath us: after a lost connection the outcome is unknown, and the caller is told so.
+        self.client = redis.asyncio.Redis.from_url(
+            config.redis_url, socket_timeout=REDIS_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+        self.blocking = redis.Redis.from_url(config.redis_url, socket_timeout=REDIS_TIMEOUT_S)
+        self.gate = Gate()
+        self.watch = Watch(self.blocking, self.store, self.gate, config.ack)
+        self.allocator = Allocator(self.client, self.gate, self._wake, backlog_max=config.backlog_max)
+        self.ledger = Ledger(
+            store=self.store,
+            client=self.client,
+            blocking=self.blocking,
+            allocator=self.allocator,
+            gate=self.gate,
+            warden=self.watch,
+            shards=self.store.data_set().shards,
+            series_max=config.series_max,
+        )
+        self.authenticator = Authenticator(self.store)
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    @asynccontextmanager
+    async def running(self, _app: Starlette) -> AsyncIterator[None]:
+        """Watches the Redis server for as long as the app runs."""
+        watching = asyncio.create_task(self.watch.run())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await self.client.aclose()
+            self.blocking.close()
+            self.store.close()
+
+    def _wake(self, shard: int) -> None:
+        waking = asyncio.get_running_loop().run_in_executor(None, self._wake_now, shard)
+        self._tasks.add(waking)
+        waking.add_done_callback(self._tasks.discard)
+
+    def _wake_now(self, shard: int) -> None:
+        try:
+            worker.wake(self.blocking, shard)
+        except Unavailable as error:  # the sweeper makes up for it
+            log.warning("could not wake a worker", shard=shard, reason=error.message)
+
+    # health and keys ----------------------------------------------------------------------------------------------
+
+    async def healthz(self, _request: Request) -> Response:
+        """GET /healthz: this process answers."""
+        return _json({"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """GET /readyz: whether numbers can be issued, and if not, why."""
+        redis_says, store_says = await asyncio.gather(
+            _says(asyncio.to_thread(self._ping)), _says(asyncio.to_thread(self.store.data_set))
+        )
+        refusal = None if self.gate.standing else self.gate.refusal
+        ready = refusal is None and redis_says == "ok"
+        content = {
+            "ready": ready,
+            "halted": refusal.message if isinstance(refusal, Halted) else None,
+            "checks": {
+                "allocation": "ok" if refusal is None else refusal.message,
+                "redis": redis_says,
+                "store": store_says,
+                "durability": "ok" if self.config.ack == "fsync" else "SERIATIM_ACK=memory: a crash loses numbers",
+            },
+        }
+        return _json(content, 200 if ready else 503)
+
+    async def jwks(self, _request: Request) -> Response:
+        """GET /.well-known/jwks.json: the public keys of all receipts (RFC 7517)."""
+        keys = await asyncio.to_thread(self.store.signing_keys)
+        content = {"keys": [msgspec.Raw(key.encode()) for key in keys]}
+        return Response(msgspec.json.encode(content), media_type="application/jwk-set+json")
+
+    def _ping(self) -> None:
+        with scripts.translated():
+            self.blocking.ping()
+
+    def app(self) -> ASGIApp:
+        """Returns the app to serve."""
+        dialect = sequence.Sequence(self.ledger, self.authenticator, self.config.body_bytes_max)
+        routes = [
+            Mount("/sequence/v1", dialect.app()),
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+            Route("/.well-known/jwks.json", self.jwks),
+        ]
+        app = Starlette(routes=routes, lifespan=self.running, exception_handlers=sequence.EXCEPTION_HANDLERS)
+        return Edge(app, self.config.in_flight_max, _too_busy)
+
+
+async def _too_busy(scope: Scope, receive: Receive, send: Send) -> None:
+    refusal = Unavailable("This process works on too many requests. Repeat this one with the same id.")
+    await sequence.error_response(refusal)(scope, receive, send)
+
+
+async def _says(check: Any) -> str:
+    try:
+        await asyncio.wait_for(check, READY_TIMEOUT_S)
+    except Unavailable as error:
+        return error.message
+    except TimeoutError:
+        return f"does not answer within {READY_TIMEOUT_S:.0f} s"
+    return "ok"
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

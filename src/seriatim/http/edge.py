@@ -1,0 +1,149 @@
+"""What every request passes: limits, request ids, logs, credentials, and the reading of bodies."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from seriatim.auth import Authenticator, Principal
+from seriatim.errors import BadRequest, Invalid, TooLarge, Unauthorized, Unavailable
+
+log = structlog.stdlib.get_logger("seriatim.http")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+T = TypeVar("T")
+
+
+class Edge:
+    """Outermost ASGI layer: names each request, bounds how many are worked on, logs what went wrong.
+
+    The request id is the caller's `X-Request-Id` when that is plain, and goes back in the answer.
+    """
+
+    def __init__(self, app: ASGIApp, in_flight_max: int, refuse: Any) -> None:
+        self._app = app
+        self._in_flight_max = in_flight_max
+        self._in_flight = 0
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
+        started = time.perf_counter()
+        status = 500
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        scope["seriatim.request_id"] = request_id
+        self._in_flight += 1
+        try:
+            app = self._app if self._in_flight <= self._in_flight_max else self._refuse
+            await app(scope, receive, send_named)
+        finally:
+            self._in_flight -= 1
+            if status >= 400:  # noqa: PLR2004
+                level = log.warning if status >= 500 else log.info  # noqa: PLR2004
+                took_ms = round((time.perf_counter() - started) * 1000, 1)
+                path = scope["path"]
+                level(
+                    "refused",
+                    method=scope["method"],
+                    path=path,
+                    status=status,
+                    request=request_id,
+                    ms=took_ms,
+                )
+
+
+async def authenticate(request: Request, authenticator: Authenticator, scope: str) -> Principal:
+    """Returns the holder of the request's Bearer token, who must have `scope`.
+
+    Raises:
+        Unauthorized: there is no valid token.
+        Forbidden: it does not have the scope.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized("Send an API key: `Authorization: Bearer <key>`.")
+    principal = await authenticator.principal(token.strip())
+    principal.require(scope)
+    return principal
+
+
+async def read_body(request: Request, bytes_max: int) -> bytes:
+    """Returns the request's body.
+
+    Raises:
+        TooLarge: it is longer than `bytes_max`.
+        Unavailable: the client went away in the middle of it.
+    """
+    too_large = TooLarge(f"The body is larger than {bytes_max} bytes. Send less.")
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > bytes_max:
+        raise too_large
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > bytes_max:
+                raise too_large
+    except ClientDisconnect:
+        raise Unavailable("The client went away.") from None
+    return body
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Returns a JSON body as a struct; an empty body as an empty object.
+
+    Raises:
+        BadRequest: it is not JSON, or not an object.
+        Invalid: fields are unknown or of the wrong type; names each.
+    """
+    try:
+        return decoder.decode(body or b"{}")
+    except msgspec.ValidationError as error:
+        raise _explain(body, decoder.type, error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"The body is not JSON: {error}.") from error
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.") from None
+
+
+def _explain(body: bytes, wanted: Any, error: msgspec.ValidationError) -> BadRequest | Invalid:
+    """Finds every field that is wrong; the decoder stops at the first."""
+    try:
+        content = msgspec.json.decode(body)
+    except RecursionError:
+        return BadRequest("The body is nested too deeply.")
+    except msgspec.DecodeError as malformed:
+        return BadRequest(f"The body is not JSON: {malformed}.")
+    if not isinstance(content, dict):
+        return BadRequest("The body must be a JSON object.")
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(wanted)}
+    wrong: dict[str, str] = {}
+    for name, value in content.items():
+        if name not in types:
+            wrong[name[:64]] = "is not a field of this request"
+            continue
+        try:
+            msgspec.convert(value, types[name])
+        except msgspec.ValidationError as mismatch:
+            wrong[name] = str(mismatch)
+    return Invalid(wrong or {"body": str(error)})

@@ -1,0 +1,388 @@
+"""The sequence dialect (Invopop's), `/sequence/v1`: the native one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from seriatim.auth import Authenticator
+from seriatim.errors import (
+    BadRequest,
+    Invalid,
+    NotAllowed,
+    NotFound,
+    SeriatimError,
+    Unauthorized,
+)
+from seriatim.http.edge import authenticate, decode, read_body
+from seriatim.ledger import Ledger, SeriesView
+from seriatim.model import (
+    COUNTER_MAX,
+    UUID_PATTERN,
+    Entry,
+    SeriesFields,
+    canonical_meta,
+    parse_uuid,
+    timestamp,
+)
+
+META_KEYS_MAX = 64
+META_KEY_BYTES_MAX = 64
+META_VALUE_BYTES_MAX = 1024
+META_BYTES_MAX = 16 * 1024
+SIG_BYTES_MAX = 8 * 1024
+LABEL_BYTES_MAX = {"name": 255, "description": 2048, "code": 64, "prefix": 64, "suffix": 64}
+PADDING_MAX = 20
+PAGE_DEFAULT = 20
+PAGE_MAX = 1000
+TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
+COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\Z")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class SeriesBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client sends of a series; "" and 0 mean "not given"."""
+
+    id: str | None = None
+    name: str | None = None
+    description: str | None = None
+    code: str | None = None
+    prefix: str | None = None
+    padding: int | None = None
+    suffix: str | None = None
+    start: int | None = None
+    sig: str | None = None
+    type: str | None = None
+    default: bool | None = None
+    active: bool | None = None
+
+
+class EntryBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client sends of an entry."""
+
+    id: str | None = None
+    meta: dict[str, str] | None = None
+    sig: str | None = None
+
+
+class SeriesAnswer(msgspec.Struct, omit_defaults=True):
+    """A series as this dialect shows it."""
+
+    id: str
+    type: str
+    name: str
+    description: str
+    code: str
+    prefix: str
+    padding: int
+    suffix: str
+    last_index: int
+    sigs: list[str]
+    active: bool
+    default: bool
+    created_at: str
+    updated_at: str
+    start: int | None = None
+    last_entry_id: str | None = None
+
+
+class EntryAnswer(msgspec.Struct, omit_defaults=True):
+    """An entry as this dialect shows it."""
+
+    id: str
+    series_id: str
+    code: str
+    position: int
+    number: int
+    date: str
+    meta: msgspec.Raw
+    sigs: list[str]
+    created_at: str
+    updated_at: str
+    previous_id: str | None = None
+
+
+_series_body = msgspec.json.Decoder(SeriesBody)
+_entry_body = msgspec.json.Decoder(EntryBody)
+_encode = msgspec.json.Encoder().encode
+
+
+def error_response(error: SeriatimError) -> Response:
+    """Returns an error in this dialect's shape."""
+    content: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.fields:
+        content["fields"] = error.fields
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _json(content, error.status, headers)
+
+
+async def on_error(_request: Request, error: Exception) -> Response:
+    """Handles what Seriatim raises on purpose."""
+    assert isinstance(error, SeriatimError)
+    return error_response(error)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Handles what Starlette raises for unknown paths and wrong methods."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == NotAllowed.status:
+        answer = error_response(NotAllowed(f"{request.method} is not possible here."))
+        answer.headers.update(error.headers or {})
+        return answer
+    if error.status_code == NotFound.status:
+        return error_response(NotFound("There is nothing at this path. See the API's documentation."))
+    return error_response(BadRequest(error.detail))
+
+
+async def on_fault(_request: Request, _error: Exception) -> Response:
+    """Handles our own faults; the server logs them."""
+    return error_response(SeriatimError("Seriatim has failed. Repeat the request with the same id, and report this."))
+
+
+class Sequence:
+    """The endpoints of the dialect, over one ledger."""
+
+    def __init__(self, ledger: Ledger, authenticator: Authenticator, body_bytes_max: int) -> None:
+        self._ledger = ledger
+        self._authenticator = authenticator
+        self._body_bytes_max = body_bytes_max
+
+    def app(self) -> Starlette:
+        """Returns the dialect as an app to mount."""
+        entry = "/series/{series_id}/entries/{entry_id}"
+        routes = [
+            Route("/series", self.list_series, methods=["GET"]),
+            Route("/series/{series_id}", self.get_series, methods=["GET"]),
+            Route("/series/{series_id}", self.put_series, methods=["PUT"]),
+            Route("/series/{series_id}/entries", self.list_entries, methods=["GET"]),
+            Route(entry, self.get_entry, methods=["GET"]),
+            Route(entry, self.put_entry, methods=["PUT"]),
+        ]
+        return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+
+    async def list_series(self, request: Request) -> Response:
+        """GET /series."""
+        principal = await authenticate(request, self._authenticator, "read")
+        after, limit = _page(request)
+        listed, more = await self._ledger.list_series(principal.company, after, limit)
+        answers = [_series_answer(view) for view in listed]
+        return _json(_page_answer(answers, limit, more=more))
+
+    async def get_series(self, request: Request) -> Response:
+        """GET /series/{id}."""
+        principal = await authenticate(request, self._authenticator, "read")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        return _json(_series_answer(await self._ledger.series(principal.company, series_id)))
+
+    async def put_series(self, request: Request) -> Response:
+        """PUT /series/{id}: creates or updates."""
+        principal = await authenticate(request, self._authenticator, "manage")
+        series_id = _own_uuid(request.path_params["series_id"])
+        body = decode(await read_body(request, self._body_bytes_max), _series_body)
+        _check_same_id(body.id, series_id)
+        fields = series_fields(body)
+        return _json(_series_answer(await self._ledger.put_series(principal.company, series_id, fields)))
+
+    async def list_entries(self, request: Request) -> Response:
+        """GET /series/{id}/entries."""
+        principal = await authenticate(request, self._authenticator, "read")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        after, limit = _page(request)
+        listed, more = await self._ledger.entries(principal.company, series_id, after, limit)
+        answers = [_entry_answer(entry) for entry in listed]
+        return _json({"series_id": series_id} | _page_answer(answers, limit, more=more))
+
+    async def get_entry(self, request: Request) -> Response:
+        """GET /series/{id}/entries/{id}."""
+        principal = await authenticate(request, self._authenticator, "read")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        entry_id = parse_uuid(request.path_params["entry_id"], "entry")
+        return _json(_entry_answer(await self._ledger.entry(principal.company, series_id, entry_id)))
+
+    async def put_entry(self, request: Request) -> Response:
+        """PUT /series/{id}/entries/{id}: issues the next number, or answers what the id was issued."""
+        principal = await authenticate(request, self._authenticator, "allocate")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        entry_id = _own_uuid(request.path_params["entry_id"])
+        body = decode(await read_body(request, self._body_bytes_max), _entry_body)
+        _check_same_id(body.id, entry_id)
+        wrong = check_meta(body.meta or {}) | check_sig(body.sig)
+        if wrong:
+            raise Invalid(wrong)
+        meta = canonical_meta(body.meta or {})
+        entry, replayed = await self._ledger.put_entry(principal.company, series_id, entry_id, meta, body.sig or None)
+        headers = {"Idempotent-Replayed": "true"} if replayed else {}
+        return _json(_entry_answer(entry), headers=headers)
+
+
+EXCEPTION_HANDLERS = {SeriatimError: on_error, HTTPException: on_http_error, Exception: on_fault}
+
+
+def check_meta(meta: dict[str, str]) -> dict[str, str]:
+    """Returns what is wrong with a meta, by field."""
+    if len(meta) > META_KEYS_MAX:
+        return {"meta": f"has {len(meta)} keys; at most {META_KEYS_MAX} are allowed"}
+    wrong: dict[str, str] = {}
+    size = 0
+    for key, value in meta.items():
+        key_bytes, value_bytes = len(key.encode()), len(value.encode())
+        size += key_bytes + value_bytes
+        if not 0 < key_bytes <= META_KEY_BYTES_MAX:
+            wrong["meta"] = f"key {key[:64]!r} has {key_bytes} bytes; 1 to {META_KEY_BYTES_MAX} are allowed"
+        elif value_bytes > META_VALUE_BYTES_MAX:
+            wrong[f"meta.{key}"] = f"has {value_bytes} bytes; at most {META_VALUE_BYTES_MAX} are allowed"
+        elif "\0" in key or "\0" in value:
+            wrong["meta"] = f"key {key!r} or its value contains NUL"
+    if size > META_BYTES_MAX:
+        wrong["meta"] = f"has {size} bytes; at most {META_BYTES_MAX} are allowed in all"
+    return wrong
+
+
+def check_sig(sig: str | None) -> dict[str, str]:
+    """Returns what is wrong with a client's signature: its form is checked (RFC 7515, section 7.1), not its truth."""
+    if not sig:
+        return {}
+    if len(sig) > SIG_BYTES_MAX:
+        return {"sig": f"has {len(sig)} bytes; at most {SIG_BYTES_MAX} are allowed"}
+    if COMPACT_JWS.match(sig):
+        try:
+            header = sig.partition(".")[0]
+            decoded = msgspec.json.decode(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
+            if isinstance(decoded, dict) and isinstance(decoded.get("alg"), str):
+                return {}
+        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+    return {"sig": "is not a compact JWS (three base64url parts, the first a JSON object with `alg`)"}
+
+
+def series_fields(body: SeriesBody) -> SeriesFields:
+    """Returns what a request says of a series.
+
+    Raises:
+        Invalid: a field is wrong.
+    """
+    given = {name: value for name, value in msgspec.structs.asdict(body).items() if name != "id"}
+    given = {name: value for name, value in given.items() if value is False or value}
+    wrong = check_sig(given.get("sig"))
+    for name, bytes_max in LABEL_BYTES_MAX.items():
+        text = given.get(name, "")
+        if len(text.encode()) > bytes_max:
+            wrong[name] = f"has {len(text.encode())} bytes; at most {bytes_max} are allowed"
+        elif CONTROL.search(text):
+            wrong[name] = "contains a control character"
+    if not 0 <= given.get("padding", 0) <= PADDING_MAX:
+        wrong["padding"] = f"must be 0 to {PADDING_MAX}"
+    if not 1 <= given.get("start", 1) <= COUNTER_MAX:
+        wrong["start"] = "must be 1 to 2^53 - 1"
+    if not TYPE_PATTERN.match(given.get("type", "invoice")):
+        wrong["type"] = "must be a lower-case word such as invoice, credit_note or receipt, of at most 32 characters"
+    if wrong:
+        raise Invalid(wrong)
+    return SeriesFields(**given)
+
+
+def _own_uuid(text: str) -> str:
+    """A UUID that the client gives: wrong when it is none, where an unknown one would be missing."""
+    lowered = text.lower()
+    if not UUID_PATTERN.match(lowered):
+        raise BadRequest(f"{text[:64]!r} is not a UUID (8-4-4-4-12 hex digits). Use one of any version.")
+    return lowered
+
+
+def _check_same_id(given: str | None, in_path: str) -> None:
+    if given and given.lower() != in_path:
+        raise Invalid({"id": "differs from the id in the path"})
+
+
+def _page(request: Request) -> tuple[str | None, int]:
+    after, limit = None, PAGE_DEFAULT
+    if "cursor" in request.query_params:
+        after, limit = _read_cursor(request.query_params["cursor"])
+    if "limit" in request.query_params:
+        text = request.query_params["limit"]
+        limit = int(text) if text.isascii() and text.isdecimal() and len(text) < len("10000") else 0
+    if not 1 <= limit <= PAGE_MAX:
+        raise Invalid({"limit": f"must be a number from 1 to {PAGE_MAX}"})
+    return after, limit
+
+
+class Cursor(msgspec.Struct, forbid_unknown_fields=True):
+    """Where a page ended."""
+
+    id: str
+    limit: int
+
+
+_cursor = msgspec.json.Decoder(Cursor)
+
+
+def _read_cursor(text: str) -> tuple[str, int]:
+    try:
+        cursor = _cursor.decode(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError, msgspec.DecodeError, RecursionError):
+        raise Invalid({"cursor": "is not one that a page ended with"}) from None
+    if not UUID_PATTERN.match(cursor.id):
+        raise Invalid({"cursor": "does not name an id"})
+    return cursor.id, cursor.limit
+
+
+def _page_answer(answers: list[Any], limit: int, *, more: bool) -> dict[str, Any]:
+    page: dict[str, Any] = {"list": answers, "limit": limit}
+    if more:
+        page["cursor"] = base64.b64encode(_encode(Cursor(answers[-1].id, limit))).decode()
+    return page
+
+
+def _series_answer(view: SeriesView) -> SeriesAnswer:
+    series, numbering = view.series, view.series.numbering
+    return SeriesAnswer(
+        id=series.id,
+        type=series.type,
+        name=series.name,
+        description=series.description,
+        code=series.code,
+        prefix=numbering.prefix,
+        padding=numbering.padding,
+        suffix=numbering.suffix,
+        last_index=view.last_index,
+        sigs=[series.sig] if series.sig else [],
+        active=series.active,
+        default=series.default,
+        created_at=timestamp(series.created_at),
+        updated_at=timestamp(series.updated_at),
+        start=numbering.start,
+        last_entry_id=view.last_entry_id,
+    )
+
+
+def _entry_answer(entry: Entry) -> EntryAnswer:
+    return EntryAnswer(
+        id=entry.id,
+        series_id=entry.series,
+        code=entry.code,
+        position=entry.position,
+        number=entry.number,
+        date=entry.date,
+        meta=msgspec.Raw(entry.meta),
+        sigs=[sig for sig in (entry.sig, entry.receipt) if sig],
+        created_at=timestamp(entry.created_at),
+        updated_at=timestamp(entry.settled_at or entry.created_at),
+        previous_id=entry.previous_id,
+    )
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(_encode(content), status, headers, "application/json")

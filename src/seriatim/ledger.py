@@ -1,0 +1,409 @@
+"""Series and their entries, as callers see them: Redis and the store as one.
+
+Reads merge outbox and store by position. The outbox is read first: a record that is settled in between is then seen
+in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from typing import Protocol
+
+import msgspec
+import redis
+import redis.asyncio
+
+from seriatim import scripts
+from seriatim.allocator import Allocator, Gate, Issued, Settled, Uninstalled
+from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, Stale, Unavailable
+from seriatim.model import (
+    Counted,
+    Entry,
+    Numbering,
+    Series,
+    SeriesFields,
+    Standing,
+    fingerprint,
+    shard_of,
+    uuid_bytes,
+    uuid_text,
+)
+from seriatim.store import NewSeries, Store
+
+DEFINITIONS_MAX = 100_000
+TRIES_MAX = 20
+CHANGE_PAUSE_S = 0.05
+CHANGE_MS_MAX = 5_000
+"""A change that has not finished after this time has been left by a crash."""
+NUMBERING_FIELDS = tuple(Numbering.__struct_fields__)
+
+
+class Warden(Protocol):
+    """Who meets Redis servers, and stops everything when that must be."""
+
+    async def meet(self, known: Standing | None) -> Standing:
+        """Returns a standing other than `known`, or `known` confirmed anew."""
+        ...
+
+    async def halt(self, reason: str) -> None:
+        """Stops allocation in the whole data set."""
+        ...
+
+
+class SeriesView(msgspec.Struct, frozen=True):
+    """A series and how far it has come, the outbox included."""
+
+    series: Series
+    last_index: int
+    last_entry_id: str | None
+
+
+class Ledger:
+    """The definitions and entries of all companies.
+
+    `client` is for requests; `blocking` is for what runs in threads: loading and changing definitions.
+    """
+
+    def __init__(  # noqa: PLR0913 -- its collaborators, built in one place
+        self,
+        *,
+        store: Store,
+        client: redis.asyncio.Redis,
+        blocking: redis.Redis,
+        allocator: Allocator,
+        gate: Gate,
+        warden: Warden,
+        shards: int,
+        series_max: int,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._blocking = blocking
+        self._allocator = allocator
+        self._gate = gate
+        self._warden = warden
+        self._shards = shards
+        self._series_max = series_max
+        self._definitions: OrderedDict[str, Series] = OrderedDict()
+
+    # entries ------------------------------------------------------------------------------------------------------
+
+    async def put_entry(
+        self, company: str, series_id: str, entry_id: str, meta: bytes, sig: str | None
+    ) -> tuple[Entry, bool]:
+        """Issues the next number of a series under an id; the second value tells a replay.
+
+        Args:
+            company: who asks.
+            series_id: canonical UUID of the series.
+            entry_id: canonical UUID of the entry.
+            meta: canonical JSON.
+            sig: the client's compact JWS.
+
+        Raises:
+            NotFound: the company has no such series.
+            Conflict: the id was issued with another payload, or the series takes no new entries.
+            Unavailable: the outcome is unknown; the same call again is safe.
+        """
+        series = await self._definition(company, series_id)
+        mark = fingerprint(meta)
+        tag, kept_meta, kept_sig = (
+            uuid_bytes(entry_id) + mark,
+            b"" if meta == b"{}" else meta,
+            (sig or "").encode(),
+        )
+        for _ in range(TRIES_MAX):
+            standing = self._gate.standing
+            try:
+                answer = await self._allocator.allocate(series, tag, kept_meta, kept_sig)
+            except Stale:
+                await self._warden.meet(standing)
+            except Uninstalled as missing:
+                series = await self._bring(series.id, missing.changing_since_ms)
+            except Damaged as damage:
+                await self._warden.halt(damage.message)
+                raise
+            else:
+                if isinstance(answer, Settled):
+                    return await self._settled(series, answer.position, entry_id), True
+                return _entry(series.id, entry_id, answer, meta, sig, mark), answer.replayed
+        raise Unavailable("The series' definition keeps changing. Repeat the request with the same id.")
+
+    async def entry(self, company: str, series_id: str, entry_id: str) -> Entry:
+        """Returns an entry by its id.
+
+        Raises:
+            NotFound: there is none in this series of this company.
+            Unavailable: it is not in the store, and Redis cannot be asked.
+        """
+        series = await self._definition(company, series_id)
+        refused: Unavailable | None = None
+        found = None
+        try:
+            found = await self._find(series, entry_id)
+        except Unavailable as error:
+            refused = error
+        if found is not None and found.entry is not None:
+            return found.entry
+        entry = await asyncio.to_thread(self._store.entry, series, entry_id)
+        if entry is not None:
+            return entry
+        if refused is not None:
+            raise refused
+        raise NotFound(f"There is no entry {entry_id} in series {series_id}.")
+
+    async def entries(self, company: str, series_id: str, after_id: str | None, limit: int) -> tuple[list[Entry], bool]:
+        """Returns up to `limit` entries behind the one with id `after_id`, oldest first, and whether there are more.
+
+        Raises:
+            NotFound: the company has no such series.
+            Invalid: there is no entry `after_id`.
+            Unavailable: Redis or the store cannot be asked.
+        """
+        series = await self._definition(company, series_id)
+        position = 0
+        if after_id is not None:
+            try:
+                position = (await self.entry(company, series_id, after_id)).position
+            except NotFound:
+                raise Invalid({"cursor": "names an entry that is not in this series"}) from None
+        waiting = await self._outbox_after(series, position, limit + 1)
+        stored = await asyncio.to_thread(self._store.entries_after, series, position, limit + 1)
+        merged = {entry.position: entry for entry in (*waiting, *stored)}
+        listed = [merged[at] for at in sorted(merged)][: limit + 1]
+        return listed[:limit], len(listed) > limit
+
+    async def _settled(self, series: Series, position: int, entry_id: str) -> Entry:
+        entry = await asyncio.to_thread(self._store.entry_at, series, position)
+        if entry is None or entry.id != entry_id:
+            reason = f"Redis says that entry {position} of series {series.id} is settled, and the store lacks it."
+            await self._warden.halt(reason)
+            raise Damaged(reason)
+        return entry
+
+    async def _find(self, series: Series, entry_id: str) -> scripts.Found | None:
+        for _ in range(TRIES_MAX):
+            standing = self._gate.require()
+            try:
+                return await scripts.find(self._client, standing, series, entry_id)
+            except Stale:
+                await self._warden.meet(standing)
+        raise Stale
+
+    async def _outbox_after(self, series: Series, position: int, limit: int) -> list[Entry]:
+        for _ in range(TRIES_MAX):
+            try:
+                standing = self._gate.require()
+            except Halted:  # reads go on with what the store holds
+                return []
+            try:
+                return await scripts.outbox_after(self._client, standing, series, position, limit)
+            except Stale:
+                await self._warden.meet(standing)
+        raise Stale
+
+    # series -------------------------------------------------------------------------------------------------------
+
+    async def put_series(self, company: str, series_id: str, fields: SeriesFields) -> SeriesView:
+        """Creates a series, or updates it; the creating request again changes nothing, however late.
+
+        Raises:
+            NotFound: the id is taken by another company.
+            Conflict: the change touches what the first entry has fixed, or the company has too many series.
+            Unavailable: Redis or the store cannot be asked.
+        """
+        creation = hashlib.blake2b(msgspec.json.encode(fields), digest_size=16).digest()
+        series = await asyncio.to_thread(self._store.series, series_id)
+        if series is None:
+            new = _new_series(company, series_id, fields, creation)
+            shard = shard_of(series_id, self._shards)
+            series = await asyncio.to_thread(self._store.create_series, new, shard, self._series_max)
+            if series is not None:
+                return await self._view(series)
+            series = await asyncio.to_thread(self._store.series, series_id)
+        if series is None or series.company != company:
+            raise _no_series(series_id)
+        if await asyncio.to_thread(self._store.creation, series.pk) != creation:
+            series = await self._update(series, fields)
+        return await self._view(series)
+
+    async def series(self, company: str, series_id: str) -> SeriesView:
+        """Returns a series.
+
+        Raises:
+            NotFound: the company has none with this id.
+        """
+        series = await asyncio.to_thread(self._store.series, series_id)
+        if series is None or series.company != company:
+            raise _no_series(series_id)
+        return await self._view(series)
+
+    async def list_series(self, company: str, after_id: str | None, limit: int) -> tuple[list[SeriesView], bool]:
+        """Returns up to `limit` series of a company behind `after_id`, oldest first, and whether there are more.
+
+        Raises:
+            Invalid: there is no series `after_id`.
+        """
+        after = 0
+        if after_id is not None:
+            last = await asyncio.to_thread(self._store.series, after_id)
+            if last is None or last.company != company:
+                raise Invalid({"cursor": "names a series that does not exist"})
+            after = last.pk
+        listed = await asyncio.to_thread(self._store.list_series, company, after, limit + 1)
+        return await self._views(listed[:limit]), len(listed) > limit
+
+    async def _view(self, series: Series) -> SeriesView:
+        return (await self._views([series]))[0]
+
+    async def _views(self, listed: list[Series]) -> list[SeriesView]:
+        try:
+            self._gate.require()
+            known = await scripts.standings(self._client, listed) if listed else []
+        except Unavailable:
+            return [await self._settled_view(series) for series in listed]
+        return [
+            SeriesView(series, at.number, at.last_id) if at and at.position else _unused_view(series)
+            for series, at in zip(listed, known, strict=True)
+        ]
+
+    async def _settled_view(self, series: Series) -> SeriesView:
+        last = await asyncio.to_thread(self._store.entry_at, series, series.position) if series.position else None
+        return SeriesView(series, last.number, last.id) if last else _unused_view(series)
+
+    async def _update(self, series: Series, fields: SeriesFields) -> Series:
+        for _ in range(TRIES_MAX):
+            new = _updated(series, fields)
+            try:
+                if (new.numbering, new.active) == (series.numbering, series.active):
+                    return await asyncio.to_thread(self._store.relabel_series, series, new)
+                return await asyncio.to_thread(self._change, self._gate.require(), series, new)
+            except Stale:
+                await self._warden.meet(self._gate.standing)
+            except Uninstalled as busy:
+                await self._bring(series.id, busy.changing_since_ms)
+            series = await asyncio.to_thread(self._read, series.id)
+        raise Unavailable("The series keeps changing. Repeat the request.")
+
+    def _change(self, standing: Standing, old: Series, new: Series) -> Series:
+        if old.loaded_epoch != standing.epoch:
+            return self._store.change_series(old, new)
+        reply, since = scripts.change(self._blocking, standing, old, numbering=new.numbering != old.numbering)
+        match reply:
+            case "used":
+                raise Conflict("The series has entries, which fix its numbering. Create another series.")
+            case "changing":
+                raise Uninstalled(changing_since_ms=since)
+            case "version" | "missing":
+                raise Uninstalled
+            case "ok":
+                changed = self._store.change_series(old, new)
+                scripts.install(self._blocking, standing, changed, opened=True)
+                return changed
+
+    # definitions --------------------------------------------------------------------------------------------------
+
+    async def _definition(self, company: str, series_id: str) -> Series:
+        series = self._definitions.get(series_id)
+        if series is None:
+            series = await asyncio.to_thread(self._store.series, series_id)
+            if series is None:
+                raise _no_series(series_id)
+            self._keep(series)
+        if series.company != company:
+            raise _no_series(series_id)
+        return series
+
+    def _keep(self, series: Series) -> None:
+        self._definitions[series.id] = series
+        while len(self._definitions) > DEFINITIONS_MAX:
+            self._definitions.popitem(last=False)
+
+    async def _bring(self, series_id: str, changing_since_ms: int | None) -> Series:
+        """Makes Redis and this process hold the store's definition; ends a change that a crash has left."""
+        try:
+            if changing_since_ms is not None and time.time() * 1000 - changing_since_ms < CHANGE_MS_MAX:
+                await asyncio.sleep(CHANGE_PAUSE_S)
+            standing = self._gate.require()
+            series = await asyncio.to_thread(self._load, standing, series_id, changing_since_ms)
+        except Stale:  # another process came first
+            series = await asyncio.to_thread(self._read, series_id)
+        except Damaged as damage:
+            await self._warden.halt(damage.message)
+            raise
+        self._keep(series)
+        return series
+
+    def _read(self, series_id: str) -> Series:
+        series = self._store.series(series_id)
+        if series is None:
+            raise _no_series(series_id)
+        return series
+
+    def _load(self, standing: Standing, series_id: str, changing_since_ms: int | None) -> Series:
+        series = self._read(series_id)
+        if changing_since_ms is not None and time.time() * 1000 - changing_since_ms >= CHANGE_MS_MAX:
+            # The next version, with nothing changed: whoever left the mark can no longer commit his.
+            series = self._store.change_series(series, series)
+        if series.loaded_epoch != standing.epoch:
+            if series.position > 0:
+                raise Damaged(f"Series {series_id} has entries in the store, and Redis never had them in this epoch.")
+            scripts.install(self._blocking, standing, series, opened=False)
+            self._store.mark_loaded(series, standing.epoch)
+            series = msgspec.structs.replace(series, loaded_epoch=standing.epoch)
+        if not scripts.install(self._blocking, standing, series, opened=True):
+            raise Damaged(f"Redis has lost series {series_id}.")
+        return series
+
+
+def _no_series(series_id: str) -> NotFound:
+    return NotFound(f"There is no series {series_id}. Create it first, or check the id.")
+
+
+def _entry(  # noqa: PLR0913, PLR0917 -- the parts that an entry is made of
+    series_id: str, entry_id: str, issued: Issued, meta: bytes, sig: str | None, mark: bytes
+) -> Entry:
+    return Entry(
+        series=series_id,
+        id=entry_id,
+        position=issued.position,
+        code=issued.code,
+        numbers=(Counted("inc", "", issued.number),),
+        date=issued.date,
+        created_at=issued.created_at,
+        previous_id=uuid_text(issued.previous) if issued.previous else None,
+        meta=meta,
+        sig=(issued.sig.decode() or None) if issued.replayed else sig,
+        fingerprint=mark,
+    )
+
+
+def _unused_view(series: Series) -> SeriesView:
+    return SeriesView(series, series.numbering.start or 0, None)
+
+
+def _new_series(company: str, series_id: str, fields: SeriesFields, creation: bytes) -> NewSeries:
+    return NewSeries(
+        id=series_id,
+        company=company,
+        type=fields.type or "invoice",
+        name=fields.name or "",
+        description=fields.description or "",
+        code=fields.code or "",
+        numbering=Numbering(fields.prefix or "", fields.padding or 0, fields.suffix or "", fields.start),
+        sig=fields.sig,
+        active=fields.active is not False,
+        default=fields.default is True,
+        creation=creation,
+    )
+
+
+def _updated(series: Series, fields: SeriesFields) -> Series:
+    given = {name: value for name, value in msgspec.structs.asdict(fields).items() if value is not None}
+    if given.pop("type", series.type) != series.type:
+        raise Conflict("The type of a series is fixed when it is created. Create another series.")
+    numbering = {name: given.pop(name) for name in NUMBERING_FIELDS if name in given}
+    return msgspec.structs.replace(series, numbering=msgspec.structs.replace(series.numbering, **numbering), **given)

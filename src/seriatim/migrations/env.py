@@ -1,0 +1,10 @@
+"""Runs the migrations on the connection that Store.migrate hands over."""
+
+from alembic import context
+
+from seriatim.store import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,177 @@
+"""The nouns of Seriatim: companies, series, entries. Plain data; no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import msgspec
+import rfc8785
+
+from seriatim.errors import NotFound
+
+COUNTER_MAX = 2**53 - 1
+"""Counters and positions stay exact in Lua's and JavaScript's numbers."""
+
+UUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+
+
+class Company(msgspec.Struct, frozen=True):
+    """A tenant."""
+
+    id: str
+    name: str
+    created_at: int
+
+
+class Numbering(msgspec.Struct, frozen=True):
+    """What decides a series' codes; fixed by its first entry."""
+
+    prefix: str = ""
+    padding: int = 0
+    suffix: str = ""
+    start: int | None = None
+
+    @property
+    def first(self) -> int:
+        """The number of the first entry."""
+        return self.start or 1
+
+
+class Series(msgspec.Struct, frozen=True):
+    """A numbering definition, as the store holds it. Times are milliseconds since 1970 in UTC."""
+
+    pk: int
+    id: str
+    company: str
+    type: str
+    name: str
+    description: str
+    code: str
+    numbering: Numbering
+    sig: str | None
+    active: bool
+    default: bool
+    version: int
+    shard: int
+    loaded_epoch: str | None
+    genesis: bytes | None
+    position: int
+    """Settled position: records up to it are in the store."""
+    head: str | None
+    """The chain's hash after the record at `position`."""
+    created_at: int
+    updated_at: int
+
+
+class SeriesFields(msgspec.Struct, frozen=True):
+    """What a request says of a series; None for what it leaves out."""
+
+    name: str | None = None
+    description: str | None = None
+    code: str | None = None
+    prefix: str | None = None
+    padding: int | None = None
+    suffix: str | None = None
+    start: int | None = None
+    sig: str | None = None
+    type: str | None = None
+    default: bool | None = None
+    active: bool | None = None
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """The value that one counter had for an entry, and the period that it counted in ('' for a continuous one)."""
+
+    counter: str
+    period: str
+    value: int
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One issued number. `receipt` is None while the entry is in the outbox."""
+
+    series: str
+    id: str
+    position: int
+    code: str
+    numbers: tuple[Counted, ...]
+    date: str
+    created_at: int
+    previous_id: str | None
+    meta: bytes
+    """Canonical JSON (RFC 8785) of the meta, `{}` when there is none."""
+    sig: str | None
+    fingerprint: bytes
+    receipt: str | None = None
+    settled_at: int | None = None
+
+    @property
+    def number(self) -> int:
+        """The value of the format's first counter."""
+        return self.numbers[0].value
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """The epoch and generation under which a process works; every script and worker transaction carries them."""
+
+    epoch: str
+    generation: int
+
+
+def parse_uuid(text: str, noun: str) -> str:
+    """Returns a UUID of any version in its canonical lower case.
+
+    Raises:
+        NotFound: it is not a UUID, so that there can be no such `noun`.
+    """
+    lowered = text.lower()
+    if not UUID_PATTERN.match(lowered):
+        raise NotFound(f"There is no {noun} {text[:64]!r}: its id is not a UUID (8-4-4-4-12 hex digits).")
+    return lowered
+
+
+def uuid_bytes(text: str) -> bytes:
+    """Returns the 16 bytes of a canonical UUID."""
+    return bytes.fromhex(text.replace("-", ""))
+
+
+def uuid_text(raw: bytes) -> str:
+    """Returns the canonical text of a UUID's 16 bytes."""
+    digits = raw.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+def canonical_meta(meta: dict[str, str]) -> bytes:
+    """Returns a meta as canonical JSON (RFC 8785).
+
+    msgspec sorts keys by code point and the RFC by UTF-16 unit; the two agree on ASCII keys, which it does faster.
+    """
+    if all(map(str.isascii, meta)):
+        return _encode_sorted(meta)
+    return rfc8785.dumps(meta)
+
+
+def fingerprint(meta: bytes) -> bytes:
+    """Returns 8 bytes that tell the payload of an allocation from another one: BLAKE2b over its canonical meta."""
+    return hashlib.blake2b(meta, digest_size=8).digest()
+
+
+def shard_of(series_id: str, shards: int) -> int:
+    """Returns the shard of a series: the same in every process, whatever the company or the time."""
+    return int.from_bytes(hashlib.blake2b(uuid_bytes(series_id), digest_size=8).digest()) % shards
+
+
+@lru_cache(maxsize=1024)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def timestamp(ms: int) -> str:
+    """Returns milliseconds since 1970 as RFC 3339 in UTC with milliseconds."""
+    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"

@@ -1,0 +1,280 @@
+"""Meeting a Redis server: the checks that let a process allocate, and that stop it when going on could repeat a number.
+
+The store holds epoch, generation and state. A server that the store does not know by its run id must be at the same
+epoch and generation, and must hold every record that the store lacks; then the generation is raised in both, in two
+phases, so that a copy of the data from before is known for what it is. Missing is never zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import redis
+import structlog
+
+from seriatim import scripts
+from seriatim.allocator import CLOCK_SKEW_MS_MAX, Gate
+from seriatim.errors import Halted, Stale, Unavailable
+from seriatim.model import Series, Standing
+from seriatim.store import DataSet, Store
+
+log = structlog.stdlib.get_logger(__name__)
+
+REQUIRED_SETTINGS = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "aof-load-truncated": "no",
+    "maxmemory-policy": "noeviction",
+}
+"""With these a server writes its log and syncs it to disk before it answers, and never drops a key by itself."""
+SETTINGS_FOR_MEMORY = {"maxmemory-policy"}
+VERSION_MIN = (7, 0)
+TRIES_MAX = 10
+TRY_PAUSE_S = 0.05
+CHECK_SERIES = 500
+WATCH_S = 1.0
+
+
+def check_settings(client: redis.Redis, ack: Literal["fsync", "memory"]) -> None:
+    """Checks that the server keeps what it acknowledges.
+
+    Raises:
+        Halted: a setting is wrong; the message says what to set.
+        Unavailable: the server does not answer.
+    """
+    with scripts.translated():
+        version = client.info("server")["redis_version"]
+        found = cast("dict[str, str]", client.config_get(*REQUIRED_SETTINGS))
+    if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
+        raise Halted(f"Redis {version} is too old. Use Redis 7.0 or Valkey 8, or newer.")
+    wanted = {name: value for name, value in REQUIRED_SETTINGS.items() if ack == "fsync" or name in SETTINGS_FOR_MEMORY}
+    wrong = [f"{name} {value}" for name, value in wanted.items() if found.get(name) != value]
+    if wrong:
+        raise Halted(f"Redis could lose acknowledged numbers. Set in its configuration: {', '.join(wrong)}.")
+
+
+def meet(client: redis.Redis, store: Store, ack: Literal["fsync", "memory"]) -> Standing:
+    """Checks the server against the store and returns the standing to work under; the scripts are loaded then.
+
+    Raises:
+        Halted: the server's data is not what the store says it must be; the message is the reason.
+        Unavailable: the server or the store does not answer.
+    """
+    check_settings(client, ack)
+    _check_clock(client)
+    for _ in range(TRIES_MAX):
+        try:
+            standing = _meet(client, store)
+        except Stale:  # another process raised the generation meanwhile
+            time.sleep(TRY_PAUSE_S)
+            continue
+        scripts.load(client)
+        return standing
+    raise Halted("The store is behind Redis: it may be an old copy. Put the store's newest data back.")
+
+
+def _meet(client: redis.Redis, store: Store) -> Standing:
+    with scripts.translated():
+        run_id = client.info("server")["run_id"]
+    data = store.data_set()
+    if data.state == "halted":
+        raise Halted(data.reason or "Allocation was stopped.")
+    if data.state == "new":
+        _enroll(client, data, 0, data.generation)
+        store.go_live(run_id)
+        return Standing(data.epoch, data.generation)
+    if data.run_id == run_id:
+        _check_shards(client, data)
+        return Standing(data.epoch, data.generation)
+    log.info("met a new server", run_id=run_id, generation=data.generation)
+    _check_shards(client, data, data.pending_generation)
+    check_positions(client, data, store.list_series())
+    store.begin_generation(data.generation)
+    _enroll(client, data, data.generation, data.generation + 1)
+    store.end_generation(data.generation, run_id)
+    return Standing(data.epoch, data.generation + 1)
+
+
+def _check_clock(client: redis.Redis) -> None:
+    with scripts.translated():
+        seconds, _ = client.time()
+    if abs(seconds - time.time()) * 1000 > CLOCK_SKEW_MS_MAX:
+        raise Halted("The clocks of this machine and of Redis differ by more than an hour. Set the clocks.")
+
+
+def _enroll(client: redis.Redis, data: DataSet, generation: int, raised: int) -> None:
+    for shard in range(data.shards):
+        reply = scripts.enroll(client, data.epoch, shard, generation, raised)
+        if reply == "generation":
+            raise Stale
+        if reply != "ok":
+            raise _unfit(shard, reply)
+
+
+def _check_shards(client: redis.Redis, data: DataSet, pending: int | None = None) -> None:
+    pipeline = client.pipeline(transaction=False)
+    for shard in range(data.shards):
+        pipeline.hmget(scripts.shard_key(shard), ["epoch", "generation", "halted"])
+    with scripts.translated():
+        rows = cast("list[list[bytes | None]]", pipeline.execute())
+    for shard, (epoch, generation, halted) in enumerate(rows):
+        if epoch is None or generation is None:
+            raise _unfit(shard, "missing")
+        if epoch.decode() != data.epoch:
+            raise _unfit(shard, "foreign")
+        if int(generation) < data.generation:
+            raise _unfit(shard, "generation")
+        if int(generation) not in (data.generation, pending):  # raised since the store was read
+            raise Stale
+        if halted is not None:
+            raise Halted(halted.decode())
+
+
+def _unfit(shard: int, how: str) -> Halted:
+    again = "Start Redis with the data that it had when it was stopped."
+    reasons = {
+        "missing": f"Redis has lost its data: shard {shard} is missing, and the store has been in use. {again}",
+        "foreign": f"This Redis belongs to another store (shard {shard} has another epoch). Check SERIATIM_REDIS_URL.",
+        "generation": f"This Redis holds an old copy of the data (shard {shard} has another generation). {again}",
+    }
+    return Halted(reasons[how])
+
+
+def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Series]) -> None:
+    """Checks that Redis is not behind the store: every series is there, with every record that the store lacks.
+
+    Raises:
+        Halted: it is; names the series.
+        Unavailable: the server does not answer.
+    """
+    loaded = [one for one in all_series if one.loaded_epoch == data.epoch or one.position > 0]
+    for start in range(0, len(loaded), CHECK_SERIES):
+        some = loaded[start : start + CHECK_SERIES]
+        pipeline = client.pipeline(transaction=False)
+        for one in some:
+            outbox = scripts.outbox_key(one.shard, one.id)
+            pipeline.hmget(scripts.series_key(one.shard, one.id), ["position", "records"])
+            pipeline.xlen(outbox)
+            pipeline.xrange(outbox, count=1)
+            pipeline.xrevrange(outbox, count=1)
+            pipeline.exists(f"{scripts.index_prefix(one.shard, one.id)}:0")
+        with scripts.translated():
+            replies = pipeline.execute()
+        for number, one in enumerate(some):
+            what = _behind(one, replies[number * 5 : number * 5 + 5])
+            if what:
+                raise Halted(
+                    f"Redis is behind the store in series {one.id}: {what}. "
+                    "Start Redis with the data that it had when it was stopped."
+                )
+
+
+def _behind(one: Series, replies: Sequence[Any]) -> str | None:
+    counts, length, first, last, indexed = replies
+    if counts[0] is None or counts[1] is None or not indexed:
+        return "the series is missing"
+    position = int(counts[0])
+    if position < one.position:
+        return f"it stands at {position}, the store at {one.position}"
+    if length != int(counts[1]):
+        return f"its outbox holds {length} records instead of {int(counts[1])}"
+    if position > one.position and (not first or _position(first) > one.position + 1 or _position(last) != position):
+        return f"records between {one.position + 1} and {position} are in neither"
+    return None
+
+
+def _position(records: Any) -> int:
+    return int(records[0][0].partition(b"-")[0])
+
+
+def halt(client: redis.Redis, store: Store, reason: str, actor: str) -> None:
+    """Stops allocation in the whole data set, here and in every other process.
+
+    Raises:
+        Unavailable: Redis or the store could not be told; the other one was.
+    """
+    log.error("halting", reason=reason, actor=actor)
+    try:
+        store.halt(reason, actor)
+    finally:
+        with scripts.translated():
+            for shard in range(store.data_set().shards):
+                client.hset(scripts.shard_key(shard), "halted", reason)
+
+
+class Watch:
+    """Keeps a gate true to the server and the store: meets them, and looks again every second."""
+
+    def __init__(self, client: redis.Redis, store: Store, gate: Gate, ack: Literal["fsync", "memory"]) -> None:
+        self._client = client
+        self._store = store
+        self._gate = gate
+        self._ack = ack
+        self._meeting = asyncio.Lock()
+
+    async def meet(self, known: Standing | None = None) -> Standing:
+        """Meets the server, unless the standing is another than `known` by now; many callers meet it once.
+
+        Raises:
+            Halted, Unavailable: it cannot be worked with; the gate is closed with that reason.
+        """
+        async with self._meeting:
+            if self._gate.standing is not None and self._gate.standing != known:
+                return self._gate.standing
+            try:
+                standing = await asyncio.to_thread(meet, self._client, self._store, self._ack)
+            except Unavailable as error:
+                if str(error) != str(self._gate.refusal):
+                    log.error("allocation is refused", reason=error.message)
+                self._gate.close(error)
+                raise
+            self._gate.open(standing)
+            return standing
+
+    async def halt(self, reason: str) -> None:
+        """Stops allocation in the whole data set."""
+        self._gate.close(Halted(reason))
+        try:
+            await asyncio.to_thread(halt, self._client, self._store, reason, "api")
+        except Unavailable as error:
+            log.error("could not halt everywhere", reason=error.message)
+
+    async def run(self) -> None:
+        """Looks every second, for ever."""
+        while True:
+            try:
+                await self._look()
+            except Unavailable:
+                pass
+            except Exception:
+                log.exception("the watch failed")
+            await asyncio.sleep(WATCH_S)
+
+    async def _look(self) -> None:
+        standing = self._gate.standing
+        if standing is None:
+            await self.meet()
+            return
+        try:
+            await asyncio.to_thread(self._check, standing)
+        except Stale:
+            await self.meet(standing)
+        except Halted as error:
+            log.error("allocation is refused", reason=error.message)
+            self._gate.close(error)
+
+    def _check(self, standing: Standing) -> None:
+        check_settings(self._client, self._ack)
+        _check_clock(self._client)
+        with scripts.translated():
+            run_id = self._client.info("server")["run_id"]
+        data = self._store.data_set()
+        if data.state == "halted":
+            raise Halted(data.reason or "Allocation was stopped.")
+        if (data.epoch, data.generation, data.run_id) != (standing.epoch, standing.generation, run_id):
+            raise Stale
+        _check_shards(self._client, data)

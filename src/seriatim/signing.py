@@ -1,0 +1,172 @@
+"""Receipts: the service's signature over every record, each linked to the one before.
+
+A receipt is a compact JWS (RFC 7515). Its payload is canonical JSON (RFC 8785) of the record, and its `prev` is the
+base64url of SHA-256 over the exact bytes of the previous record's receipt; over the genesis for the first one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey
+
+from seriatim.errors import ConfigError
+from seriatim.model import Entry, Series, timestamp
+
+TYPE = "seriatim-receipt"
+ALGORITHMS = ("ES256", "Ed25519")
+
+_canonical = msgspec.json.Encoder(order="sorted").encode
+"""Canonical JSON: all keys here are ASCII and all numbers integers below 2^53, where msgspec and RFC 8785 agree."""
+
+
+def digest(data: bytes) -> str:
+    """Returns base64url of SHA-256, unpadded."""
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+
+
+def genesis(series: Series) -> bytes:
+    """Returns the canonical definition of a series, frozen at its first allocation: what its chain begins with."""
+    numbering = series.numbering
+    definition: dict[str, Any] = {
+        "v": 1,
+        "kind": "genesis",
+        "series": series.id,
+        "company": series.company,
+        "type": series.type,
+        "prefix": numbering.prefix,
+        "padding": numbering.padding,
+        "suffix": numbering.suffix,
+        "start": numbering.first,
+        "created_at": timestamp(series.created_at),
+    }
+    return _canonical(definition)
+
+
+def claims(entry: Entry) -> dict[str, Any]:
+    """Returns what a receipt says of an entry itself; `payload` adds the issuer and the link."""
+    said: dict[str, Any] = {
+        "v": 1,
+        "kind": "entry",
+        "series": entry.series,
+        "position": entry.position,
+        "id": entry.id,
+        "code": entry.code,
+        "numbers": [{"counter": n.counter, "period": n.period, "value": n.value} for n in entry.numbers],
+        "date": entry.date,
+        "created_at": timestamp(entry.created_at),
+        "meta_sha256": digest(entry.meta),
+    }
+    if entry.previous_id is not None:
+        said["previous_id"] = entry.previous_id
+    if entry.sig is not None:
+        said["sig_sha256"] = digest(entry.sig.encode())
+    return said
+
+
+def payload(entry: Entry, issuer: str, prev: str) -> bytes:
+    """Returns the payload of an entry's receipt: canonical JSON."""
+    return _canonical(claims(entry) | {"iss": issuer, "prev": prev})
+
+
+class Signer:
+    """Signs with the private key of a JWK file.
+
+    Raises:
+        ConfigError: the file is not a private JWK for ES256 (EC, P-256) or Ed25519 (OKP).
+    """
+
+    def __init__(self, path: Path, issuer: str) -> None:
+        try:
+            jwk = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            self.key: ECKey | OKPKey = ECKey.import_key(jwk) if jwk.get("kty") == "EC" else OKPKey.import_key(jwk)
+        except (OSError, msgspec.DecodeError, JoseError, ValueError, KeyError) as error:
+            raise ConfigError(f"The signing key {path} cannot be read: {error}") from error
+        self.algorithm = {"P-256": "ES256", "Ed25519": "Ed25519"}.get(jwk.get("crv", ""), "")
+        if not self.algorithm or not self.key.is_private:
+            raise ConfigError(f"The signing key {path} must be a private JWK with crv P-256 or Ed25519.")
+        self.kid = self.key.thumbprint()
+        self.issuer = issuer
+        self._header = {"alg": self.algorithm, "kid": self.kid, "typ": TYPE}
+
+    @property
+    def public_jwk(self) -> str:
+        """The public part, as JWKS publishes it."""
+        public = self.key.as_dict(private=False)
+        return msgspec.json.encode(public | {"kid": self.kid, "use": "sig", "alg": self.algorithm}).decode()
+
+    def sign(self, entry: Entry, prev: str) -> str:
+        """Returns the receipt of an entry that follows `prev`."""
+        return jws.serialize_compact(self._header, payload(entry, self.issuer, prev), self.key, [self.algorithm])
+
+
+def create_key(path: Path) -> None:
+    """Makes a signing key for ES256 with mode 0600, unless the file exists; many may try at once."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = ECKey.generate_key("P-256", private=True)
+    # A file of mode 0600 that appears under its name whole, or not at all.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(key.as_dict(private=True)))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        Path(temporary).unlink()
+
+
+class JsonWebKeySet:
+    """Public keys by their kid.
+
+    Raises:
+        ConfigError: the text is not a JWKS.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        try:
+            keys = msgspec.json.decode(text, type=dict[str, list[dict[str, Any]]])["keys"]
+            self._keys = {
+                jwk["kid"]: (ECKey.import_key(jwk) if jwk.get("kty") == "EC" else OKPKey.import_key(jwk))
+                for jwk in keys
+            }
+        except (msgspec.DecodeError, JoseError, ValueError, KeyError) as error:
+            raise ConfigError(f"This is not a JSON Web Key Set: {error}") from error
+
+    def open(self, receipt: str) -> dict[str, Any]:
+        """Returns the payload of a receipt.
+
+        Raises:
+            UnknownKey: it names a key that is not in the set.
+            BadSignature: it is no receipt, or its signature does not fit.
+        """
+        try:
+            header = jws.extract_compact(receipt.encode()).headers()
+            key = self._keys.get(str(header.get("kid")))
+            if key is None:
+                raise UnknownKey(str(header.get("kid")))
+            return msgspec.json.decode(
+                jws.deserialize_compact(receipt, key, list(ALGORITHMS)).payload, type=dict[str, Any]
+            )
+        except (JoseError, msgspec.DecodeError, ValueError) as error:
+            raise BadSignature(str(error)) from error
+
+
+class UnknownKey(Exception):  # noqa: N818 -- a finding, not a fault of the program
+    """A receipt names a key that nobody published."""
+
+
+class BadSignature(Exception):  # noqa: N818
+    """A receipt is malformed or was not signed by the key that it names."""

@@ -1,0 +1,273 @@
+"""Audit of a series' chain, from the store or from an export. Needs only the records and the public keys."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+
+from seriatim import signing
+from seriatim.errors import ConfigError
+from seriatim.model import Counted, Entry, Series, timestamp
+from seriatim.signing import BadSignature, JsonWebKeySet, UnknownKey
+from seriatim.store import Store
+
+PAGE = 1000
+CSV_FIELDS = (
+    "position",
+    "id",
+    "code",
+    "number",
+    "date",
+    "created_at",
+    "previous_id",
+    "meta",
+    "sig",
+    "receipt",
+)
+
+Kind = Literal[
+    "malformed",
+    "missing_record",
+    "out_of_order",
+    "changed_record",
+    "broken_link",
+    "bad_signature",
+    "unknown_key",
+    "number_gap",
+    "repeated_id",
+    "repeated_code",
+    "truncated_tail",
+]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that is wrong, and where."""
+
+    series: str
+    position: int
+    kind: Kind
+    detail: str
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Where a series' chain stood at some time; kept apart, it shows later whether a tail was cut off."""
+
+    series: str
+    position: int
+    hash: str
+
+
+class Record(msgspec.Struct, frozen=True):
+    """An entry as an export carries it."""
+
+    kind: Literal["entry"]
+    position: int
+    id: str
+    code: str
+    numbers: tuple[Counted, ...]
+    date: str
+    created_at: int
+    previous_id: str | None
+    meta: str
+    sig: str | None
+    receipt: str
+
+
+class Audit:
+    """Checks one series, record by record, in the order that they come in."""
+
+    def __init__(self, genesis: bytes, keys: JsonWebKeySet, checkpoint: Checkpoint | None) -> None:
+        definition = msgspec.json.decode(genesis, type=dict[str, Any])
+        self.series: str = definition["series"]
+        self.findings: list[Finding] = []
+        self.entries = 0
+        self.head = signing.digest(genesis)
+        self._keys = keys
+        self._checkpoint = checkpoint
+        self._position = 0
+        self._number = int(definition["start"]) - 1
+        self._previous_id: str | None = None
+        self._ids: set[str] = set()
+        self._codes: set[str] = set()
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the chain stands after what was checked."""
+        return Checkpoint(self.series, self._position, self.head)
+
+    def check(self, entry: Entry) -> None:
+        """Checks the next record."""
+        self.entries += 1
+        follows = self._check_order(entry)
+        said = self._check_receipt(entry)
+        if follows and said is not None and said.get("prev") != self.head:
+            self._find(entry.position, "broken_link", "its receipt does not continue the one before")
+        if entry.id in self._ids:
+            self._find(entry.position, "repeated_id", f"the id {entry.id} was issued before")
+        if entry.code in self._codes:
+            self._find(entry.position, "repeated_code", f"the code {entry.code} was issued before")
+        self._ids.add(entry.id)
+        self._codes.add(entry.code)
+        self._position, self._number, self._previous_id = entry.position, entry.number, entry.id
+        self.head = signing.digest((entry.receipt or "").encode())
+        if self._checkpoint and self._checkpoint.position == entry.position and self._checkpoint.hash != self.head:
+            self._find(entry.position, "broken_link", "the chain is not the one that the checkpoint saw")
+
+    def close(self, position: int, head: str, source: str) -> None:
+        """Checks that the records end where `source` says, and not before the checkpoint."""
+        if (self._position, self.head) != (position, head):
+            self._find(self._position, "truncated_tail", f"{source} says that the chain ends at {position}")
+        if self._checkpoint and self._checkpoint.position > self._position:
+            self._find(
+                self._position,
+                "truncated_tail",
+                f"the checkpoint saw the chain reach {self._checkpoint.position}",
+            )
+
+    def _check_order(self, entry: Entry) -> bool:
+        wanted = self._position + 1
+        if entry.position > wanted:
+            missing = f"{wanted}" if entry.position == wanted + 1 else f"{wanted} to {entry.position - 1}"
+            self._find(wanted, "missing_record", f"no record at {missing}")
+            return False
+        if entry.position < wanted:
+            self._find(entry.position, "out_of_order", f"stands behind position {self._position}")
+            return False
+        if entry.number != self._number + 1:
+            self._find(entry.position, "number_gap", f"number {entry.number} follows {self._number}")
+        if entry.previous_id != self._previous_id:
+            self._find(entry.position, "broken_link", f"previous_id is {entry.previous_id}, not {self._previous_id}")
+        return True
+
+    def _check_receipt(self, entry: Entry) -> dict[str, Any] | None:
+        try:
+            said = self._keys.open(entry.receipt or "")
+        except UnknownKey as error:
+            self._find(entry.position, "unknown_key", f"no public key has the kid {error}")
+            return None
+        except BadSignature as error:
+            self._find(entry.position, "bad_signature", f"the receipt does not hold: {error}")
+            return None
+        claims = signing.claims(entry)
+        differing = sorted(
+            name for name in claims.keys() | said.keys() - {"iss", "prev"} if claims.get(name) != said.get(name)
+        )
+        if differing:
+            self._find(entry.position, "changed_record", f"differs from its receipt in {', '.join(differing)}")
+        return said
+
+    def _find(self, position: int, kind: Kind, detail: str) -> None:
+        self.findings.append(Finding(self.series, position, kind, detail))
+
+
+def audit_store(store: Store, series: Series, keys: JsonWebKeySet, checkpoint: Checkpoint | None) -> Iterator[Audit]:
+    """Checks a series in the store; yields the audit after every record, for progress, and once at the end."""
+    genesis = series.genesis or signing.genesis(series)
+    audit = Audit(genesis, keys, checkpoint)
+    for entry in stored_entries(store, series):
+        audit.check(entry)
+        yield audit
+    audit.close(series.position, series.head or signing.digest(genesis), "the store")
+    yield audit
+
+
+def stored_entries(store: Store, series: Series) -> Iterator[Entry]:
+    """Yields the settled entries of a series up to the position that `series` says, in order."""
+    position = 0
+    while page := store.entries_after(series, position, PAGE):
+        for entry in page:
+            if entry.position > series.position:
+                return
+            yield entry
+        position = page[-1].position
+
+
+def audit_export(lines: Iterable[bytes], keys: JsonWebKeySet, checkpoints: dict[str, Checkpoint]) -> Iterator[Audit]:
+    """Checks an export, which may hold several series; yields the audit of the series at hand after every line.
+
+    Raises:
+        ConfigError: a line is not one of an export.
+    """
+    audit: Audit | None = None
+    ended = True
+    for number, line in enumerate(lines, 1):
+        try:
+            kind = msgspec.json.decode(line, type=dict[str, Any])["kind"]
+            if kind == "series":
+                yield from _cut_off(audit, ended=ended)
+                genesis = str(msgspec.json.decode(line)["genesis"]).encode()
+                audit = Audit(genesis, keys, checkpoints.get(msgspec.json.decode(genesis)["series"]))
+                ended = False
+            elif audit is None or ended:
+                raise ConfigError(f"Line {number} of the export belongs to no series. Export again.")
+            elif kind == "end":
+                end = msgspec.json.decode(line)
+                audit.close(int(end["position"]), str(end["hash"]), "the export")
+                ended = True
+            else:
+                audit.check(_exported_entry(audit.series, msgspec.json.decode(line, type=Record)))
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"Line {number} of the export cannot be read: {error}. Export again.") from error
+        yield audit
+    yield from _cut_off(audit, ended=ended)
+
+
+def _cut_off(audit: Audit | None, *, ended: bool) -> Iterator[Audit]:
+    if audit is not None and not ended:
+        audit.close(-1, "", "the export has no end line, which")
+        yield audit
+
+
+def export_jsonl(store: Store, series: Series, to: BinaryIO) -> None:
+    """Writes a series' settled records: a line for its genesis, one for each record, and one where it ends."""
+    genesis = (series.genesis or signing.genesis(series)).decode()
+    head = series.head or signing.digest(genesis.encode())
+    to.write(_line({"kind": "series", "genesis": genesis, "name": series.name}))
+    to.writelines(_line(_record(entry)) for entry in stored_entries(store, series))
+    to.write(_line({"kind": "end", "series": series.id, "position": series.position, "hash": head}))
+
+
+def export_csv(store: Store, series: Series, to: BinaryIO) -> None:
+    """Writes a series' settled records for a spreadsheet."""
+    text = io.TextIOWrapper(to, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    writer.writerow(CSV_FIELDS)
+    for entry in stored_entries(store, series):
+        row = {name: getattr(entry, name) for name in CSV_FIELDS}
+        row |= {"created_at": timestamp(entry.created_at), "meta": entry.meta.decode()}
+        writer.writerow([row[name] for name in CSV_FIELDS])
+    text.detach()
+
+
+def read_checkpoints(text: bytes) -> dict[str, Checkpoint]:
+    """Returns checkpoints by series, from the JSON that `seriatim verify --json` printed, or a list of them.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        content = msgspec.json.decode(text)
+        listed = content["checkpoints"] if isinstance(content, dict) and "checkpoints" in content else content
+        checkpoints = msgspec.convert(listed if isinstance(listed, list) else [listed], list[Checkpoint])
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"This is no checkpoint file: {error}. `seriatim verify --json` prints one.") from error
+    return {checkpoint.series: checkpoint for checkpoint in checkpoints}
+
+
+def _record(entry: Entry) -> Record:
+    fields = {name: getattr(entry, name) for name in Record.__struct_fields__ if name not in ("kind", "meta")}
+    return Record(kind="entry", meta=entry.meta.decode(), **fields)
+
+
+def _exported_entry(series_id: str, record: Record) -> Entry:
+    values = msgspec.structs.asdict(record)
+    del values["kind"]
+    return Entry(**values | {"series": series_id, "meta": record.meta.encode(), "fingerprint": b""})
+
+
+def _line(content: Any) -> bytes:
+    return msgspec.json.encode(content) + b"\n"

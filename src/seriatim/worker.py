@@ -1,0 +1,232 @@
+"""The worker: outbox -> sign -> one SQL transaction -> settle.
+
+An RQ job only says that a shard has work; what to do is read from the outbox. Losing, repeating or delaying a job
+delays settlement and nothing else. A lock keeps two workers off one shard, and the store's compare-and-swap on every
+series' position holds where a lock has expired.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import redis
+import structlog
+from redis.exceptions import LockError
+from rq import Queue, SimpleWorker
+from rq.serializers import JSONSerializer
+
+from seriatim import recovery, scripts, signing
+from seriatim.config import Config
+from seriatim.errors import Damaged, Halted, Stale, Unavailable
+from seriatim.model import Entry, Series, Standing
+from seriatim.signing import Signer
+from seriatim.store import Slice, Store
+
+log = structlog.stdlib.get_logger(__name__)
+
+QUEUE = "seriatim"
+SLICE_RECORDS_MAX = 2000
+SLICE_SERIES_MAX = 200
+TURN_S = 5.0
+"""After this time a worker lets other shards have their turn."""
+LOCK_S = 30.0
+SWEEP_S = 1.0
+BACKOFF_S = (0.1, 5.0)
+
+
+def queue(client: redis.Redis) -> Queue:
+    """Returns the queue that wake-ups travel on."""
+    return Queue(QUEUE, connection=client, serializer=JSONSerializer)
+
+
+def wake(client: redis.Redis, shard: int) -> None:
+    """Says that a shard has work. Best effort: the sweeper makes up for a wake-up that is lost."""
+    job = f"{shard:03d}-{random.getrandbits(64):016x}"
+    with scripts.translated():
+        queue(client).enqueue("seriatim.worker.drain", shard, job_id=job, result_ttl=0, job_timeout=-1, failure_ttl=60)
+
+
+class Drainer:
+    """Moves records from the outboxes to the store."""
+
+    def __init__(self, client: redis.Redis, store: Store, signer: Signer, config: Config) -> None:
+        self.client = client
+        self._store = store
+        self._signer = signer
+        self._config = config
+        self._standing: Standing | None = None
+        self.stopping = threading.Event()
+
+    def drain(self, shard: int) -> bool:
+        """Settles a shard's records until there are none, for one turn; True when there is more to do.
+
+        Returns without doing anything when another worker has the shard.
+        """
+        lock = self.client.lock(f"{scripts.shard_key(shard)}:lock", timeout=LOCK_S, blocking=False)
+        with scripts.translated():
+            if not lock.acquire():
+                return False
+        try:
+            return self._drain(shard, lock)
+        finally:
+            with suppress(LockError, redis.exceptions.RedisError):  # it has expired, as it may
+                lock.release()
+
+    def _drain(self, shard: int, lock: Any) -> bool:
+        pause_s = BACKOFF_S[0]
+        until = time.monotonic() + TURN_S
+        while time.monotonic() < until and not self.stopping.is_set():
+            try:
+                if not self._slice(shard):
+                    return False
+                lock.reacquire()
+                pause_s = BACKOFF_S[0]
+            except LockError:
+                return True
+            except Stale:
+                self._standing = None
+            except Damaged as damage:
+                recovery.halt(self.client, self._store, damage.message, "worker")
+                raise
+            except Halted:
+                self._standing = None
+                raise
+            except Unavailable as error:
+                log.warning("cannot settle, trying again", shard=shard, reason=error.message, pause_s=pause_s)
+                self.stopping.wait(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+                pause_s = min(pause_s * 2, BACKOFF_S[1])
+        return True
+
+    def _slice(self, shard: int) -> bool:
+        """Settles one slice; False when the shard is clean."""
+        standing = self._meet()
+        with scripts.translated():
+            raw = self.client.srandmember(scripts.dirty_key(shard), SLICE_SERIES_MAX)
+        dirty = [name.decode() for name in cast("list[bytes]", raw)]
+        if not dirty:
+            return False
+        # Read the outboxes first: what another worker settles meanwhile is then not taken for a gap.
+        outboxes = scripts.outboxes(self.client, shard, dirty, SLICE_RECORDS_MAX)
+        known = self._store.series_by_ids(dirty)
+        slices: list[Slice] = []
+        done: list[tuple[Series, int]] = []
+        for name, records in outboxes.items():
+            series = known.get(name)
+            if series is None:
+                raise Damaged(f"Redis holds records of series {name}, which the store does not know.")
+            fresh = self._fresh(series, records)
+            if fresh:
+                slices.append(self._sign(series, fresh))
+            done.append((series, fresh[-1].position if fresh else series.position))
+        if slices:
+            self._store.commit(standing, slices)
+        for series, upto in done:
+            scripts.settle(self.client, standing, series, upto)
+        return True
+
+    def _meet(self) -> Standing:
+        if self._standing is None:
+            self._standing = recovery.meet(self.client, self._store, self._config.ack)
+        return self._standing
+
+    def _fresh(self, series: Series, records: Sequence[Entry]) -> list[Entry]:
+        """Returns the records that the store lacks, having compared those that it has."""
+        stored = [entry for entry in records if entry.position <= series.position]
+        fresh = [entry for entry in records if entry.position > series.position]
+        if stored:
+            held = self._store.entries_between(series, stored[0].position, stored[-1].position)
+            if [msgspec.structs.replace(entry, receipt=None, settled_at=None) for entry in held] != stored:
+                raise Damaged(f"Redis and the store hold different records of series {series.id}.")
+        positions = [entry.position for entry in fresh]
+        if positions != list(range(series.position + 1, series.position + 1 + len(fresh))):
+            raise Damaged(
+                f"The outbox of series {series.id} goes on at {positions[0]}, the store ends at {series.position}."
+            )
+        return fresh
+
+    def _sign(self, series: Series, fresh: Sequence[Entry]) -> Slice:
+        genesis = series.genesis or signing.genesis(series)
+        head = series.head or signing.digest(genesis)
+        signed = []
+        for entry in fresh:
+            receipt = self._signer.sign(entry, head)
+            head = signing.digest(receipt.encode())
+            signed.append(msgspec.structs.replace(entry, receipt=receipt))
+        return Slice(series, genesis, signed, head)
+
+
+class _Worker(SimpleWorker):
+    max_connection_wait_time = 2
+
+    def request_stop(self, signum: int, frame: Any) -> None:
+        """Lets the drainer finish the slice at hand."""
+        assert _drainer is not None
+        _drainer.stopping.set()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+
+_drainer: Drainer | None = None
+
+
+def drain(shard: int) -> None:
+    """The RQ job: settles a shard's records, and leaves the rest to a new job."""
+    assert _drainer is not None, "only `seriatim worker` runs these jobs"
+    try:
+        again = _drainer.drain(shard)
+    except Unavailable as error:
+        log.error("cannot settle", shard=shard, reason=error.message)
+        return
+    if again and not _drainer.stopping.is_set():
+        wake(_drainer.client, shard)
+
+
+def sweep(client: redis.Redis, shards: int) -> None:
+    """Wakes every dirty shard that nobody works on and no job waits for."""
+    pipeline = client.pipeline(transaction=False)
+    for shard in range(shards):
+        pipeline.scard(scripts.dirty_key(shard))
+        pipeline.exists(f"{scripts.shard_key(shard)}:lock")
+    with scripts.translated():
+        replies = pipeline.execute()
+        waiting = {job[:3] for job in queue(client).get_job_ids()}
+    for shard in range(shards):
+        dirty, locked = replies[shard * 2 : shard * 2 + 2]
+        if dirty and not locked and f"{shard:03d}" not in waiting:
+            wake(client, shard)
+
+
+def _sweep_for_ever(client: redis.Redis, shards: int, stopping: threading.Event) -> None:
+    while not stopping.wait(SWEEP_S):
+        try:
+            sweep(client, shards)
+        except Unavailable as error:
+            log.warning("cannot sweep", reason=error.message)
+
+
+def run(config: Config) -> None:
+    """Works until SIGTERM, which lets the slice at hand be finished.
+
+    Raises:
+        ConfigError: the signing key or a URL is wrong.
+    """
+    global _drainer  # noqa: PLW0603 -- RQ calls functions by their name, and this is where it finds them
+    store = Store(config.store_url)
+    client = redis.Redis.from_url(config.redis_url, socket_timeout=30)
+    path = Path(config.signing_key)
+    signing.create_key(path)
+    signer = Signer(path, config.issuer)
+    store.add_signing_key(signer.kid, signer.public_jwk)
+    _drainer = Drainer(client, store, signer, config)
+    sweeper = threading.Thread(
+        target=_sweep_for_ever, args=(client, store.data_set().shards, _drainer.stopping), daemon=True
+    )
+    sweeper.start()
+    worker = _Worker([queue(client)], connection=client, serializer=JSONSerializer, log_job_description=False)
+    worker.work(logging_level="WARNING")
