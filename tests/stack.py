@@ -1,0 +1,215 @@
+"""What tests start: real servers, on free ports, in directories of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import redis
+
+from seriatim.embedded import DataDirectory, server_arguments
+
+T = TypeVar("T")
+SERIATIM = [sys.executable, "-m", "seriatim"]
+
+
+def until(condition: Callable[[], T], within_s: float = 20.0) -> T:
+    """Waits for a condition to be truthy, and returns it."""
+    give_up = time.monotonic() + within_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < give_up, f"still {value!r} after {within_s} s"
+        time.sleep(0.02)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+class Valkey:
+    """A Valkey with the embedded server's own arguments."""
+
+    def __init__(self, path: Path, *more: str) -> None:
+        self.directory = DataDirectory(path)
+        self.directory.redis.mkdir(parents=True, exist_ok=True)
+        self.directory.socket.parent.mkdir(parents=True, exist_ok=True)
+        self.url = f"unix://{self.directory.socket}"
+        self.more = more
+        self.start()
+
+    def start(self) -> None:
+        with (self.directory.path / "valkey.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*server_arguments(self.directory), *self.more], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        self.client = redis.Redis.from_url(self.url)
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.exceptions.RedisError:
+            return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def dump(self) -> dict[bytes, bytes | None]:
+        """Everything that the server holds, to compare before and after."""
+        return {key: self.client.dump(key) for key in sorted(self.client.scan_iter())}
+
+
+class Up:
+    """A `seriatim up`, as a user runs it."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        workers: int = 1,
+        api_processes: int = 1,
+        environment: Mapping[str, str] | None = None,
+        key: str = "",
+    ) -> None:
+        self.data_dir = data_dir
+        self.directory = DataDirectory(data_dir)
+        self.environment = dict(os.environ) | dict(environment or {})
+        self.key = key
+        self.url = ""
+        self.state = ""
+        arguments = ["up", "--json", "--port", "0", "--workers", str(workers), "--data-dir", str(data_dir)]
+        self.arguments = [*SERIATIM, *arguments, "--api-processes", str(api_processes)]
+
+    def start(self, within_s: float = 30.0) -> Up:
+        """Starts it and waits until it is ready or halted."""
+        self.process = subprocess.Popen(
+            self.arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment, text=True
+        )
+        for event in self.events(within_s):
+            if event["event"] == "key":
+                self.key = event["key"]
+            else:
+                self.state = event["event"]
+                self.url = event[self.state].split(" ")[0]
+                break
+        return self
+
+    def events(self, within_s: float) -> Iterator[dict[str, str]]:
+        """What it prints, for at most that long."""
+        assert self.process.stdout is not None
+        give_up = time.monotonic() + within_s
+        while True:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, give_up - time.monotonic()))
+            log = self.directory.log.read_text()[-4000:] if self.directory.log.exists() else ""
+            assert ready, f"`up` says nothing for {within_s} s. Its log: {log}"
+            line = self.process.stdout.readline()
+            assert line, f"`up` ended with {self.process.wait()}. Its log: {log}"
+            yield json.loads(line)
+
+    def pids(self, what: str) -> list[int]:
+        """The processes of this stack whose command line contains `what`."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+            if parent == self.process.pid and what in command:
+                found.append(int(entry.name))
+        return sorted(found)
+
+    def redis(self) -> redis.Redis:
+        return redis.Redis.from_url(f"unix://{self.directory.socket}")
+
+    def client(self, key: str | None = None, timeout: float = 20.0) -> httpx.Client:
+        """An HTTP client that carries the first API key."""
+        headers = {"Authorization": f"Bearer {self.key if key is None else key}"}
+        limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, limits=limits)
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs a `seriatim` command beside it."""
+        return subprocess.run(
+            [*SERIATIM, *arguments, "--data-dir", str(self.data_dir)],
+            capture_output=True,
+            text=True,
+            check=check,
+            env=self.environment,
+            timeout=60,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """Runs a `seriatim` command with --json and returns what it prints."""
+        return json.loads(self.run(*arguments, "--json", check=False).stdout)
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM to the supervisor; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(25)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
+
+    def settled(self) -> None:
+        """Waits until every outbox is empty."""
+        client = self.redis()
+        until(lambda: not list(client.scan_iter("*:dirty")), 60)
+
+
+def entry_path(series: str, entry: str) -> str:
+    return f"/sequence/v1/series/{series}/entries/{entry}"
+
+
+def put_series(client: httpx.Client, **fields: Any) -> str:
+    """Creates a series and returns its id."""
+    series = new_id()
+    answer = client.put(f"/sequence/v1/series/{series}", json=fields)
+    assert answer.status_code == 200, answer.text
+    return series
+
+
+def put_entry(client: httpx.Client, series: str, entry: str | None = None, **body: Any) -> dict[str, Any]:
+    """Creates an entry and returns it."""
+    answer = client.put(entry_path(series, entry or new_id()), json=body)
+    assert answer.status_code == 200, answer.text
+    content: dict[str, Any] = answer.json()
+    return content
+
+
+def list_entries(client: httpx.Client, series: str, limit: int = 1000) -> list[dict[str, Any]]:
+    """All entries of a series, page by page."""
+    listed: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = client.get(f"/sequence/v1/series/{series}/entries", params={"limit": str(limit)} | cursor)
+        assert page.status_code == 200, page.text
+        listed += page.json()["list"]
+        if "cursor" not in page.json():
+            return listed
+        cursor = {"cursor": page.json()["cursor"]}
