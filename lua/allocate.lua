@@ -165,7 +165,7 @@ local function splits_possible(state)
   local first = index.bucket_count(state.entries_before)
   for buckets = first + 1, index.bucket_count(state.position) do
     local created, source = split_pair(buckets)
-    if redis.call('EXISTS', index.bucket_key(state.prefix, created)) == 1 then
+    if redis.call('HLEN', index.bucket_key(state.prefix, created)) > 0 then
       return false
     elseif source < first and not redis.call('HGET', index.bucket_key(state.prefix, source), '') then
       return false

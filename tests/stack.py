@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -124,7 +125,7 @@ class Up:
             yield json.loads(line)
 
     def pids(self, what: str) -> list[int]:
-        """The processes of this stack whose command line contains `what`."""
+        """The processes of this stack whose command line contains `what`, such as `seriatim serve`."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdecimal():
@@ -213,3 +214,69 @@ def list_entries(client: httpx.Client, series: str, limit: int = 1000) -> list[d
         if "cursor" not in page.json():
             return listed
         cursor = {"cursor": page.json()["cursor"]}
+
+
+class Load:
+    """Threads that create entries and repeat each until it is answered; what they were told is kept."""
+
+    def __init__(self, up: Up, series: list[str], threads: int = 8) -> None:
+        self.up = up
+        self.series = series
+        self.told: dict[tuple[str, str], dict[str, Any]] = {}
+        self.failures = 0
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, number: int) -> None:
+        with self.up.client(timeout=5) as client:
+            while not self._stopping.is_set():
+                series, entry = self.series[(number + len(self.told)) % len(self.series)], new_id()
+                self.told[series, entry] = self._until_answered(client, series, entry)
+
+    def _until_answered(self, client: httpx.Client, series: str, entry: str) -> dict[str, Any]:
+        give_up = time.monotonic() + 60
+        while time.monotonic() < give_up:
+            try:
+                answer = client.put(self.up.url + entry_path(series, entry), json={"meta": {"entry": entry}})
+            except httpx.TransportError:
+                self.failures += 1
+            else:
+                if answer.status_code == 200:
+                    content: dict[str, Any] = answer.json()
+                    return content
+                assert answer.status_code == 503, answer.text
+                self.failures += 1
+            time.sleep(0.05)
+        raise AssertionError("not answered within a minute")
+
+    def reached(self, count: int) -> None:
+        """Waits until so many more entries are answered."""
+        goal = len(self.told) + count
+        until(lambda: len(self.told) >= goal, 60)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def audit(self) -> None:
+        """What was told is what there is: all of it, once, without a gap, signed, in sound chains."""
+        self.up.settled()
+        with self.up.client() as client:
+            listed = [entry for series in self.series for entry in list_entries(client, series)]
+        assert {(entry["series_id"], entry["id"]) for entry in listed} == set(self.told)
+        for series in self.series:
+            mine = [entry for entry in listed if entry["series_id"] == series]
+            assert [entry["position"] for entry in mine] == list(range(1, len(mine) + 1))
+            assert len({entry["code"] for entry in mine}) == len(mine)
+        for entry in listed:
+            assert entry["sigs"]
+            assert unsettled(entry) == unsettled(self.told[entry["series_id"], entry["id"]])
+        assert self.up.json("verify")["sound"] is True
+
+
+def unsettled(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry without what settlement changes."""
+    return {name: value for name, value in entry.items() if name not in ("sigs", "updated_at")}

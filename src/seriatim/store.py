@@ -327,7 +327,7 @@ class Store:
         company = Company(id=str(uuid.uuid4()), name=name, created_at=now_ms())
         with self.write() as connection:
             statement = self._insert(companies).values(msgspec.structs.asdict(company)).on_conflict_do_nothing()
-            if connection.execute(statement).rowcount != 1:
+            if connection.execute(statement.returning(companies.c.id)).first() is None:
                 raise Conflict(f"A company named {name!r} exists. Choose another name.")
             self._log(connection, actor, "create company", {"company": company.id, "name": name})
         return company
@@ -404,9 +404,9 @@ class Store:
             if new.default and not first:
                 self._clear_default(connection, new.company, new.type)
             statement = self._insert(series).values(row | {"is_default": first or new.default})
-            if connection.execute(statement.on_conflict_do_nothing(index_elements=["id"])).rowcount != 1:
-                return None
-            return _series(connection.execute(sa.select(series).where(series.c.id == new.id)).one())
+            statement = statement.on_conflict_do_nothing(index_elements=["id"]).returning(series)
+            created = connection.execute(statement).one_or_none()
+            return None if created is None else _series(created)
 
     def series_by_ids(self, series_ids: Sequence[str]) -> dict[str, Series]:
         """Returns those series that exist, by their ids."""

@@ -36,7 +36,8 @@ SLICE_RECORDS_MAX = 2000
 SLICE_SERIES_MAX = 200
 TURN_S = 5.0
 """After this time a worker lets other shards have their turn."""
-LOCK_S = 30.0
+LOCK_S = 5.0
+"""How long a dead worker keeps its shard; a live one renews the lock after every slice."""
 SWEEP_S = 1.0
 BACKOFF_S = (0.1, 5.0)
 

@@ -1,0 +1,53 @@
+"""A real `seriatim worker` that dies by SIGKILL at a named point; the fault lives here, outside the product.
+
+Usage: faulty_worker.py POINT, with the settings in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from seriatim import scripts, worker
+from seriatim.config import read
+from seriatim.store import Store
+from seriatim.worker import Drainer
+
+
+def die(*_: Any, **__: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(function: Any, calls: int) -> Any:
+    """The function, and death behind its `calls`-th call."""
+    count = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        result = function(*args, **kwargs)
+        count += 1
+        if count == calls:
+            die()
+        return result
+
+    return wrapped
+
+
+POINTS: dict[str, tuple[Any, str, Any]] = {
+    "before reading": (scripts, "outboxes", die),
+    "after reading": (scripts, "outboxes", after(scripts.outboxes, 1)),
+    "while signing": (Drainer, "_sign", after(Drainer._sign, 2)),
+    "before commit": (Store, "commit", die),
+    "inside the transaction": (Store, "_commit_slice", after(Store._commit_slice, 2)),
+    "between commit and settle": (scripts, "settle", die),
+    "between two settles": (scripts, "settle", after(scripts.settle, 1)),
+    "after the second slice": (Store, "commit", after(Store.commit, 2)),
+}
+
+if __name__ == "__main__":
+    holder, name, fault = POINTS[sys.argv[1]]
+    setattr(holder, name, fault)
+    worker.SLICE_RECORDS_MAX = 100
+    worker.run(read(os.environ))

@@ -1,0 +1,327 @@
+"""Meeting a Redis server: what lets a process allocate, and what stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from core import drain_all, make_config, make_drainer, make_series, running_front
+from stack import Up, Valkey, entry_path, new_id, put_entry, put_series, until
+
+from seriatim import recovery, scripts
+from seriatim.errors import Halted, Unavailable
+from seriatim.model import Standing
+from seriatim.store import Store
+
+
+def meet(valkey: Valkey, store: Store) -> Standing:
+    return recovery.meet(valkey.client, store, "fsync")
+
+
+async def issue(valkey: Valkey, store: Store, count: int, *, series: str = "", company: str = "") -> tuple[str, str]:
+    """Issues entries through an API process; answers the series and its company."""
+    company = company or store.create_company(new_id(), "test").id
+    async with running_front(make_config(valkey, store.engine.url.render_as_string(hide_password=False))) as front:
+        series = series or await make_series(front, company)
+        for _ in range(count):
+            await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+    return series, company
+
+
+def settle_all(valkey: Valkey, store: Store) -> None:
+    drain_all(make_drainer(valkey, store, make_config(valkey, "")))
+
+
+@pytest.fixture
+def old_copy(valkey: Valkey) -> Iterator[Path]:
+    """Where a test keeps a copy of the server's files."""
+    path = valkey.directory.path / "copy"
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def put_back(valkey: Valkey, copy: Path) -> None:
+    """Replaces the server's files, and starts it on them."""
+    valkey.kill()
+    shutil.rmtree(valkey.directory.redis)
+    shutil.copytree(copy, valkey.directory.redis, ignore=shutil.ignore_patterns("*.sock"))
+    valkey.start()
+
+
+def take_copy(valkey: Valkey, copy: Path) -> None:
+    shutil.copytree(valkey.directory.redis, copy, ignore=shutil.ignore_patterns("*.sock"))
+
+
+def test_the_first_start_goes_live_and_later_meetings_agree(valkey: Valkey, store: Store) -> None:
+    # Given an empty server and a new store, when they meet twice
+    first, second = meet(valkey, store), meet(valkey, store)
+
+    # Then the store is live, and the standing is the same
+    assert first == second
+    assert store.data_set().state == "live"
+
+
+def test_a_first_start_that_crashed_halfway_is_continued(valkey: Valkey, store: Store) -> None:
+    # Given a first start that enrolled one shard of four
+    assert scripts.enroll(valkey.client, store.data_set().epoch, 0, 0, 1) == "ok"
+
+    # When it is started again, then it goes live
+    assert meet(valkey, store).generation == 1
+
+
+def test_a_restarted_server_is_met_under_a_new_generation(valkey: Valkey, store: Store) -> None:
+    # Given a series with entries
+    first = meet(valkey, store)
+    series, company = asyncio.run(issue(valkey, store, 3))
+
+    # When the server is killed and comes back
+    valkey.kill()
+    valkey.start()
+    second = meet(valkey, store)
+
+    # Then nothing is lost and the generation is the next
+    assert second.generation == first.generation + 1
+    asyncio.run(issue(valkey, store, 1, series=series, company=company))
+    assert valkey.client.hget(scripts.series_key(_shard(store, series), series), "position") == b"4"
+
+
+@pytest.mark.parametrize("enrolled", [0, 2, 4])
+def test_a_crash_while_the_generation_is_raised_is_not_loss(valkey: Valkey, store: Store, enrolled: int) -> None:
+    # Given a meeting that crashed in its second phase, after some shards
+    standing = meet(valkey, store)
+    valkey.kill()
+    valkey.start()
+    store.begin_generation(standing.generation)
+    for shard in range(enrolled):
+        scripts.enroll(valkey.client, standing.epoch, shard, standing.generation, standing.generation + 1)
+
+    # When another process meets the server, then it finishes the raise
+    assert meet(valkey, store).generation == standing.generation + 1
+
+
+def test_an_empty_server_beside_a_live_store_is_loss(valkey: Valkey, store: Store) -> None:
+    # Given a store that is live
+    meet(valkey, store)
+
+    # When the server comes back empty, or is emptied, then nothing may be allocated
+    valkey.client.flushall()
+    with pytest.raises(Halted, match="has lost its data"):
+        meet(valkey, store)
+    valkey.kill()
+    shutil.rmtree(valkey.directory.redis)
+    valkey.directory.redis.mkdir()
+    valkey.start()
+    with pytest.raises(Halted, match="has lost its data"):
+        meet(valkey, store)
+
+
+def test_a_copy_from_before_a_restart_is_an_old_generation(valkey: Valkey, store: Store, old_copy: Path) -> None:
+    # Given a copy of the server's files, and a restart since
+    meet(valkey, store)
+    take_copy(valkey, old_copy)
+    valkey.kill()
+    valkey.start()
+    meet(valkey, store)
+
+    # When the copy is put back, then it is known for what it is
+    put_back(valkey, old_copy)
+    with pytest.raises(Halted, match="old copy"):
+        meet(valkey, store)
+
+
+def test_a_copy_of_the_same_generation_is_behind_the_store(valkey: Valkey, store: Store, old_copy: Path) -> None:
+    # Given a copy of the server's files, and entries settled since
+    series, company = asyncio.run(issue(valkey, store, 2))
+    settle_all(valkey, store)
+    take_copy(valkey, old_copy)
+    asyncio.run(issue(valkey, store, 3, series=series, company=company))
+    settle_all(valkey, store)
+
+    # When the copy is put back, then allocation stops, with the series and the positions
+    put_back(valkey, old_copy)
+    with pytest.raises(Halted, match=f"series {series}: it stands at 2, the store at 5"):
+        meet(valkey, store)
+
+
+@pytest.mark.parametrize("what", ["series", "outbox", "bucket", "record"])
+def test_a_server_that_lost_part_of_a_series_is_refused(valkey: Valkey, store: Store, what: str) -> None:
+    # Given a series with settled and waiting entries
+    series, company = asyncio.run(issue(valkey, store, 2))
+    settle_all(valkey, store)
+    asyncio.run(issue(valkey, store, 3, series=series, company=company))
+    shard = _shard(store, series)
+
+    # When a part of it is gone after a restart
+    if what == "record":
+        valkey.client.xdel(scripts.outbox_key(shard, series), "4-0")
+    else:
+        keys = {
+            "series": scripts.series_key(shard, series),
+            "outbox": scripts.outbox_key(shard, series),
+            "bucket": scripts.index_prefix(shard, series) + ":0",
+        }
+        valkey.client.delete(keys[what])
+    valkey.kill()
+    valkey.start()
+
+    # Then nothing may be allocated, in any series
+    with pytest.raises(Halted, match=series):
+        meet(valkey, store)
+
+
+def test_a_server_of_another_store_is_refused(valkey: Valkey, store: Store, directory: Path) -> None:
+    # Given a server that works for one store
+    meet(valkey, store)
+
+    # When another store meets it
+    other = Store(f"sqlite:///{directory / 'other.db'}")
+    other.migrate()
+    other.prepare(shards=4)
+
+    # Then it is refused
+    with pytest.raises(Halted, match="belongs to another store"):
+        meet(valkey, other)
+    other.close()
+
+
+def test_a_store_that_is_an_old_copy_is_refused(valkey: Valkey, directory: Path) -> None:
+    # Given a copy of the store, and a restart of the server since
+    path = directory / "store.db"
+    store = Store(f"sqlite:///{path}")
+    store.migrate()
+    store.prepare(shards=4)
+    meet(valkey, store)
+    store.close()
+    saved = path.read_bytes()
+    valkey.kill()
+    valkey.start()
+    meet(valkey, store)
+    store.close()
+
+    # When the copy is put back
+    for file in directory.glob("store.db*"):
+        file.unlink()
+    path.write_bytes(saved)
+
+    # Then it is refused
+    with pytest.raises(Halted, match="store is behind Redis"):
+        meet(valkey, store)
+    store.close()
+
+
+def test_settings_that_could_lose_numbers_are_refused_by_name(valkey: Valkey, store: Store) -> None:
+    # Given a server whose settings are right
+    recovery.check_settings(valkey.client, "fsync")
+    wrong = {
+        "appendonly": "no",
+        "appendfsync": "everysec",
+        "no-appendfsync-on-rewrite": "yes",
+        "aof-load-truncated": "yes",
+        "maxmemory-policy": "allkeys-lru",
+    }
+    for name, value in wrong.items():
+        # When one is changed, then the message says what to set
+        valkey.client.config_set(name, value)
+        with pytest.raises(Halted, match=f"{name} {recovery.REQUIRED_SETTINGS[name]}"):
+            meet(valkey, store)
+        valkey.client.config_set(name, recovery.REQUIRED_SETTINGS[name])
+
+    # And without durability, only what repeats numbers is refused
+    valkey.client.config_set("appendfsync", "no")
+    recovery.check_settings(valkey.client, "memory")
+    valkey.client.config_set("maxmemory-policy", "allkeys-lru")
+    with pytest.raises(Halted):
+        recovery.check_settings(valkey.client, "memory")
+
+
+def test_a_running_process_notices_a_changed_setting_and_its_correction(valkey: Valkey, store: Store) -> None:
+    async def watch() -> None:
+        # Given an API process that allocates
+        config = make_config(valkey, store.engine.url.render_as_string(hide_password=False))
+        async with running_front(config) as front:
+            # When the server is set to everysec
+            valkey.client.config_set("appendfsync", "everysec")
+
+            # Then allocation stops within seconds, and goes on when it is set right
+            await asyncio.to_thread(until, lambda: front.gate.standing is None)
+            with pytest.raises(Halted, match="appendfsync always"):
+                front.gate.require()
+            valkey.client.config_set("appendfsync", "always")
+            await asyncio.to_thread(until, lambda: front.gate.standing is not None)
+
+    asyncio.run(watch())
+
+
+def test_one_contradiction_halts_every_process(valkey: Valkey, store: Store) -> None:
+    async def run() -> None:
+        # Given two API processes, and a series whose outbox loses its records
+        config = make_config(valkey, store.engine.url.render_as_string(hide_password=False))
+        company = store.create_company("c", "test").id
+        async with running_front(config) as one, running_front(config) as other:
+            series, sound = await make_series(one, company), await make_series(one, company)
+            await one.ledger.put_entry(company, series, new_id(), b"{}", None)
+            await other.ledger.put_entry(company, sound, new_id(), b"{}", None)
+            valkey.client.delete(scripts.outbox_key(_shard(store, series), series))
+
+            # When one of them meets the damage
+            with pytest.raises(Halted, match="outbox holds 0 records instead of 1"):
+                await one.ledger.put_entry(company, series, new_id(), b"{}", None)
+
+            # Then both refuse every series at once, and the store keeps the reason
+            with pytest.raises(Halted):
+                await other.ledger.put_entry(company, sound, new_id(), b"{}", None)
+            assert store.data_set().state == "halted"
+        with pytest.raises(Halted, match="outbox holds 0 records"):
+            meet(valkey, store)
+
+    asyncio.run(run())
+
+
+def test_a_server_that_is_down_is_unavailable_and_not_loss(valkey: Valkey, store: Store) -> None:
+    # Given a live store whose server is down
+    meet(valkey, store)
+    valkey.kill()
+
+    # When it is met, then the answer is to try again
+    with pytest.raises(Unavailable) as refused:
+        meet(valkey, store)
+    assert not isinstance(refused.value, Halted)
+
+
+def test_redis_without_its_data_answers_503_and_the_store_is_still_read(up: Up) -> None:
+    # Given a stack with a settled entry, stopped
+    with up.client() as client:
+        series = put_series(client, prefix="R-")
+        entry = put_entry(client, series)
+        up.settled()
+    assert up.stop() == 0
+
+    # When it is started without the server's files
+    shutil.rmtree(up.data_dir / "redis")
+    up.start()
+
+    # Then it says so, refuses numbers with the reason, and serves reads
+    assert up.state == "halted"
+    with up.client() as client:
+        refused = client.put(entry_path(series, new_id()))
+        assert refused.status_code == 503
+        assert refused.json()["code"] == "halted"
+        assert "lost its data" in refused.json()["message"]
+        assert "Retry-After" in refused.headers
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert "lost its data" in ready.json()["halted"]
+        assert client.get(entry_path(series, entry["id"])).json()["code"] == "R-1"
+        assert client.get(f"/sequence/v1/series/{series}").json()["last_index"] == 1
+        listed = client.get(f"/sequence/v1/series/{series}/entries").json()["list"]
+        assert [one["id"] for one in listed] == [entry["id"]]
+        assert client.get("/healthz").status_code == 200
+
+
+def _shard(store: Store, series: str) -> int:
+    found = store.series(series)
+    assert found is not None
+    return found.shard

@@ -1,0 +1,403 @@
+"""The Lua scripts on a real Valkey: what they promise, and that they write nothing when they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from stack import Valkey, new_id
+
+from seriatim import scripts
+from seriatim.errors import Damaged, Halted, Stale, Unavailable
+from seriatim.formats import Plan
+from seriatim.model import COUNTER_MAX, Numbering, Series, Standing, fingerprint, uuid_bytes
+
+STANDING = Standing("epoch", 1)
+ALWAYS = (0, 2**52)
+SHARD = 3
+MARK = fingerprint(b"{}")
+
+
+def make_series(*, version: int = 1, active: bool = True, start: int | None = None) -> Series:
+    return Series(
+        pk=1,
+        id=new_id(),
+        company=new_id(),
+        type="invoice",
+        name="",
+        description="",
+        code="",
+        numbering=Numbering(prefix="A-", padding=3, start=start),
+        sig=None,
+        active=active,
+        default=True,
+        version=version,
+        shard=SHARD,
+        loaded_epoch=None,
+        genesis=None,
+        position=0,
+        head=None,
+        created_at=0,
+        updated_at=0,
+    )
+
+
+@pytest.fixture
+def server(valkey: Valkey) -> Valkey:
+    """A Valkey whose shard is enrolled and that knows the scripts."""
+    assert scripts.enroll(valkey.client, STANDING.epoch, SHARD, 0, 1) == "ok"
+    scripts.load(valkey.client)
+    return valkey
+
+
+def opened(server: Valkey, series: Series) -> Series:
+    assert scripts.install(server.client, STANDING, series, opened=False)
+    assert scripts.install(server.client, STANDING, series, opened=True)
+    return series
+
+
+def group(series: Series, ids: list[str], mark: bytes = MARK, window: tuple[int, int] = ALWAYS) -> scripts.Group:
+    plan = Plan(*window, "2026-11-21", series.numbering.prefix, series.numbering.padding, series.numbering.suffix)
+    return scripts.Group(series, plan, [(uuid_bytes(one) + mark, b'{"k":"v"}', b"") for one in ids])
+
+
+def allocate(server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6) -> list[list[Any]]:
+    async def call() -> list[list[Any]]:
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            return (await scripts.allocate(client, STANDING, SHARD, groups, backlog_max)).replies
+
+    return asyncio.run(call())
+
+
+def find(server: Valkey, series: Series, entry: str) -> scripts.Found | None:
+    async def call() -> scripts.Found | None:
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            return await scripts.find(client, STANDING, series, entry)
+
+    return asyncio.run(call())
+
+
+def test_one_call_answers_each_request_for_itself(server: Valkey) -> None:
+    # Given two series, and an id issued in the first
+    one, other = opened(server, make_series()), opened(server, make_series(start=998))
+    old, new, twice = new_id(), new_id(), new_id()
+    allocate(server, group(one, [old]))
+
+    # When one call carries a conflict, a new id, the new id again, and requests for the other series
+    replies = allocate(
+        server,
+        scripts.Group(
+            one,
+            group(one, []).plan,
+            [
+                (uuid_bytes(old) + b"another!", b"", b""),
+                (uuid_bytes(new) + MARK, b"", b"a.b.c"),
+                (uuid_bytes(new) + MARK, b"", b"d.e.f"),
+                (uuid_bytes(old) + MARK, b"", b""),
+            ],
+        ),
+        group(other, [twice, new_id()]),
+    )
+
+    # Then the conflict touches no neighbour, the repetition is a replay, and each series counts for itself
+    assert [reply[0] for reply in replies] == [b"conflict", b"issued", b"replayed", b"replayed", b"issued", b"issued"]
+    assert [reply[1] for reply in replies] == [1, 2, 2, 1, 1, 2]
+    assert replies[2][7] == b"a.b.c"
+    assert [reply[3] for reply in replies[4:]] == [b"A-998", b"A-999"]
+    assert server.client.hget(scripts.shard_key(SHARD), "backlog") == b"4"
+
+
+def test_more_digits_than_the_padding_are_written_in_full(server: Valkey) -> None:
+    # Given a series just below 1000 with padding 3
+    series = opened(server, make_series(start=999))
+
+    # When two numbers are issued
+    codes = [reply[3] for reply in allocate(server, group(series, [new_id(), new_id()]))]
+
+    # Then the second has four digits
+    assert codes == [b"A-999", b"A-1000"]
+
+
+def test_the_counter_stops_at_the_largest_exact_number(server: Valkey) -> None:
+    # Given a series one below the end
+    series = opened(server, make_series(start=COUNTER_MAX))
+
+    # When two numbers are asked for
+    replies = allocate(server, group(series, [new_id(), new_id()]))
+
+    # Then the last is written digit by digit and the next is refused
+    assert replies[0][2:4] == [COUNTER_MAX, b"A-9007199254740991"]
+    assert replies[1] == [b"exhausted"]
+
+
+def test_the_index_finds_every_id_while_it_grows(server: Valkey) -> None:
+    # Given ids of all sorts: random, counting up, and differing only at the front
+    series = opened(server, make_series())
+    ids = [new_id() for _ in range(1500)]
+    ids += [str(uuid.UUID(int=number)) for number in range(1000)]
+    ids += [str(uuid.UUID(int=(number << 100) | 5)) for number in range(1000, 1500)]
+
+    # When they are issued in calls of uneven size
+    at = 0
+    while at < len(ids):
+        size = 1 + at * 7 % 256
+        allocate(server, group(series, ids[at : at + size]))
+        at += size
+
+    # Then each is found where it was issued, replays say so, and an unknown id is unknown
+    for position, entry in enumerate(ids, 1):
+        found = find(server, series, entry)
+        assert found is not None
+        assert found.position == position
+    replies = allocate(server, group(series, ids[:256]))
+    assert [reply[:2] for reply in replies] == [[b"replayed", position] for position in range(1, 257)]
+    assert find(server, series, new_id()) is None
+    buckets = list(server.client.scan_iter(scripts.index_prefix(SHARD, series.id) + ":*"))
+    assert len(buckets) == len(ids) // 40
+    assert {server.client.object("encoding", bucket) for bucket in buckets} == {b"listpack"}
+
+
+def refused_series(server: Valkey) -> dict[str, tuple[scripts.Group, bytes]]:
+    """Groups that are refused as a whole, and the word for it."""
+    inactive = opened(server, make_series(active=False))
+    changing = opened(server, make_series())
+    scripts.change(server.client, STANDING, changing, numbering=False)
+    closed = make_series()
+    scripts.install(server.client, STANDING, closed, opened=False)
+    good = opened(server, make_series())
+    newer = opened(server, make_series(version=2))
+    return {
+        "inactive": (group(inactive, [new_id()]), b"inactive"),
+        "changing": (group(changing, [new_id()]), b"changing"),
+        "closed": (group(closed, [new_id()]), b"unloaded"),
+        "unknown": (group(make_series(), [new_id()]), b"unloaded"),
+        "past window": (group(good, [new_id()], window=(0, 1)), b"window"),
+        "future window": (group(good, [new_id()], window=(2**51, 2**52)), b"window"),
+        "old definition": (
+            scripts.Group(make_like(newer, 1), group(newer, []).plan, group(newer, [new_id()]).requests),
+            b"version",
+        ),
+    }
+
+
+def make_like(series: Series, version: int) -> Series:
+    from msgspec.structs import replace  # noqa: PLC0415
+
+    return replace(series, version=version)
+
+
+def test_refusals_leave_every_key_as_it_was(server: Valkey) -> None:
+    # Given series that cannot issue, for every reason there is
+    cases = refused_series(server)
+    before = server.dump()
+
+    for name, (refused, word) in cases.items():
+        # When they are asked for a number
+        replies = allocate(server, refused)
+
+        # Then the answer says why, and nothing has changed
+        assert replies[0][0] == word, name
+        assert server.dump() == before, name
+
+
+def test_a_full_backlog_refuses_only_what_does_not_fit(server: Valkey) -> None:
+    # Given room for two records
+    series = opened(server, make_series())
+    first = new_id()
+
+    # When three are asked for, and then the first again
+    replies = allocate(server, group(series, [first, new_id(), new_id()]), backlog_max=2)
+    again = allocate(server, group(series, [first]), backlog_max=2)
+
+    # Then the third is refused, and a replay never is
+    assert [reply[0] for reply in replies] == [b"issued", b"issued", b"backlog"]
+    assert again[0][0] == b"replayed"
+
+
+KEYS: dict[str, Callable[[Series], str]] = {
+    "shard": lambda _: scripts.shard_key(SHARD),
+    "dirty": lambda _: scripts.dirty_key(SHARD),
+    "series": lambda series: scripts.series_key(SHARD, series.id),
+    "outbox": lambda series: scripts.outbox_key(SHARD, series.id),
+    "bucket": lambda series: scripts.index_prefix(SHARD, series.id) + ":0",
+    "next bucket": lambda series: scripts.index_prefix(SHARD, series.id) + ":1",
+}
+
+
+@pytest.mark.parametrize("planted", KEYS)
+@pytest.mark.parametrize("used", [False, True])
+def test_a_wrong_type_at_any_key_leaves_every_key_as_it_was(server: Valkey, planted: str, *, used: bool) -> None:
+    # Given a series about to split its index, with a value of a wrong type at one of its keys
+    series, neighbour = opened(server, make_series()), opened(server, make_series())
+    if used:
+        allocate(server, group(series, [new_id() for _ in range(39)]))
+    key = KEYS[planted](series)
+    server.client.delete(key)
+    server.client.set(key, "planted")
+    before = server.dump()
+
+    # When numbers are asked for, beside those of a sound series, enough for the index to split
+    try:
+        replies = allocate(server, group(neighbour, [new_id()]), group(series, [new_id() for _ in range(50)]))
+    except Unavailable:
+        # Then the call is refused and nothing has changed
+        assert server.dump() == before
+    else:
+        # Or only the neighbour's number was issued, and the damage is named
+        assert {reply[0] for reply in replies[1:]} == {b"damaged"}
+        assert replies[0][0] == b"issued"
+        untouched = {name: value for name, value in before.items() if series.id.encode() in name}
+        after = server.dump()
+        assert {name: after.get(name) for name in untouched} == untouched
+
+
+@pytest.mark.parametrize("lost", ["shard", "series", "outbox", "bucket"])
+def test_a_deleted_key_is_loss_and_never_zero(server: Valkey, lost: str) -> None:
+    # Given a series with a few entries
+    series = opened(server, make_series())
+    ids = [new_id() for _ in range(5)]
+    allocate(server, group(series, ids))
+
+    # When one of its keys is deleted
+    server.client.delete(KEYS[lost](series))
+    before = server.dump()
+
+    # Then nothing is issued
+    try:
+        replies = allocate(server, group(series, [new_id()]))
+    except Stale:
+        assert lost == "shard"
+    else:
+        assert replies[0][0] == (b"unloaded" if lost == "series" else b"damaged")
+    assert server.dump() == before
+
+
+def test_a_record_deleted_from_the_outbox_is_noticed(server: Valkey) -> None:
+    # Given three entries that wait
+    series = opened(server, make_series())
+    ids = [new_id() for _ in range(3)]
+    allocate(server, group(series, ids))
+
+    # When the one in the middle disappears
+    server.client.xdel(scripts.outbox_key(SHARD, series.id), "2-0")
+
+    # Then the series issues nothing, and settling it is refused
+    assert allocate(server, group(series, [new_id()]))[0][0] == b"damaged"
+    with pytest.raises(Damaged, match="2 records instead of 3"):
+        scripts.settle(server.client, STANDING, series, 3)
+
+
+def test_settling_drops_exactly_what_is_committed_and_may_be_repeated(server: Valkey) -> None:
+    # Given five entries that wait
+    series = opened(server, make_series())
+    ids = [new_id() for _ in range(5)]
+    allocate(server, group(series, ids))
+    assert server.client.smembers(scripts.dirty_key(SHARD)) == {series.id.encode()}
+
+    # When three are settled, twice, and then all
+    left = [scripts.settle(server.client, STANDING, series, upto) for upto in (3, 3, 5)]
+
+    # Then what is left is what was not committed, and a clean series leaves nothing behind
+    assert left == [2, 2, 0]
+    assert not server.client.exists(scripts.outbox_key(SHARD, series.id))
+    assert not server.client.exists(scripts.dirty_key(SHARD))
+    assert server.client.hget(scripts.shard_key(SHARD), "backlog") == b"0"
+    assert allocate(server, group(series, ids))[4] == [b"settled", 5]
+
+
+def test_the_store_ahead_of_redis_is_damage(server: Valkey) -> None:
+    # Given one entry
+    series = opened(server, make_series())
+    allocate(server, group(series, [new_id()]))
+
+    # When the store claims two, then settling is refused
+    with pytest.raises(Damaged, match="beyond position 1"):
+        scripts.settle(server.client, STANDING, series, 2)
+
+
+def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None:
+    # Given a series, and a server that has moved on to generation 2
+    series = opened(server, make_series())
+    assert scripts.enroll(server.client, STANDING.epoch, SHARD, 1, 2) == "ok"
+    before = server.dump()
+
+    # When a process of generation 1 calls any script, then it is told so and nothing changes
+    with pytest.raises(Stale):
+        allocate(server, group(series, [new_id()]))
+    with pytest.raises(Stale):
+        find(server, series, new_id())
+    with pytest.raises(Stale):
+        scripts.settle(server.client, STANDING, series, 0)
+    with pytest.raises(Stale):
+        scripts.install(server.client, STANDING, series, opened=True)
+    with pytest.raises(Stale):
+        scripts.change(server.client, STANDING, series, numbering=False)
+    assert server.dump() == before
+
+
+def test_enrolling_ties_a_shard_to_one_epoch(server: Valkey) -> None:
+    # Given a shard at generation 1
+    enroll = scripts.enroll
+
+    # Then the first start may be repeated, a raise may be repeated, and everything else is refused
+    assert enroll(server.client, "epoch", SHARD, 0, 1) == "ok"
+    assert enroll(server.client, "epoch", SHARD, 1, 2) == "ok"
+    assert enroll(server.client, "epoch", SHARD, 1, 2) == "ok"
+    assert enroll(server.client, "epoch", SHARD, 4, 5) == "generation"
+    assert enroll(server.client, "other", SHARD, 2, 3) == "foreign"
+    assert enroll(server.client, "epoch", SHARD + 1, 2, 3) == "missing"
+
+
+def test_a_halted_shard_says_why(server: Valkey) -> None:
+    # Given a shard that somebody halted
+    series = opened(server, make_series())
+    server.client.hset(scripts.shard_key(SHARD), "halted", "the reason")
+
+    # When a number is asked for, then that is the answer
+    with pytest.raises(Halted, match="the reason"):
+        allocate(server, group(series, [new_id()]))
+
+
+def test_a_flushed_script_cache_means_that_the_server_must_be_met(server: Valkey) -> None:
+    # Given a server that has forgotten its scripts
+    series = opened(server, make_series())
+    server.client.script_flush()
+
+    # When a number is asked for, then the process is stale
+    with pytest.raises(Stale):
+        allocate(server, group(series, [new_id()]))
+
+
+def test_a_definition_change_blocks_new_ids_until_the_new_version_is_there(server: Valkey) -> None:
+    # Given an unused series whose numbering is being changed
+    series = opened(server, make_series())
+    assert scripts.change(server.client, STANDING, series, numbering=True)[0] == "ok"
+    assert scripts.change(server.client, STANDING, series, numbering=True)[0] == "changing"
+
+    # When the new version is installed
+    changed = make_like(series, 2)
+    assert scripts.install(server.client, STANDING, changed, opened=True)
+
+    # Then it issues, an older version does not come back, and a used series' numbering is fixed
+    assert allocate(server, group(changed, [new_id()]))[0][0] == b"issued"
+    assert scripts.install(server.client, STANDING, series, opened=True)
+    assert allocate(server, group(changed, [new_id()]))[0][0] == b"issued"
+    assert scripts.change(server.client, STANDING, changed, numbering=True)[0] == "used"
+    assert scripts.change(server.client, STANDING, series, numbering=False)[0] == "version"
+
+
+def test_memory_that_is_full_refuses_before_the_first_write(server: Valkey) -> None:
+    # Given a server that has no memory left
+    series = opened(server, make_series())
+    server.client.config_set("maxmemory", "1mb")
+    before = server.dump()
+
+    # When a number is asked for, then it is refused and nothing has changed
+    with pytest.raises(Unavailable, match="refuses"):
+        allocate(server, group(series, [new_id()]))
+    assert server.dump() == before

@@ -1,0 +1,253 @@
+"""The worker: whatever happens to it, the store ends with every record once, in order, in one chain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from core import drain_all, make_config, make_drainer, make_series, running_front
+from faulty_worker import POINTS
+from msgspec.structs import replace
+from stack import SERIATIM, Up, Valkey, list_entries, new_id, put_entry, put_series, until
+
+from seriatim import scripts, worker
+from seriatim.errors import Damaged, Stale
+from seriatim.model import Entry
+from seriatim.signing import JsonWebKeySet
+from seriatim.store import Store
+from seriatim.verify import audit_store
+
+SERIES = 3
+ENTRIES = 300
+
+
+def store_url(store: Store) -> str:
+    return store.engine.url.render_as_string(hide_password=False)
+
+
+async def issue(valkey: Valkey, store: Store, *, entries: int = ENTRIES) -> dict[str, list[Entry]]:
+    """Issues entries in some series, many at once, and answers what the callers were told."""
+    company = store.create_company(new_id(), "test").id
+    told: dict[str, list[Entry]] = {}
+    async with running_front(make_config(valkey, store_url(store))) as front:
+        for _ in range(SERIES):
+            series = await make_series(front, company)
+            puts = [front.ledger.put_entry(company, series, new_id(), b'{"k":"v"}', None) for _ in range(entries)]
+            told[series] = sorted([entry for entry, _ in await asyncio.gather(*puts)], key=lambda entry: entry.position)
+    return told
+
+
+def check(store: Store, told: dict[str, list[Entry]]) -> None:
+    """The store holds what was told, all of it, once, in order, and its chains hold."""
+    keys = JsonWebKeySet(b'{"keys":[' + ",".join(store.signing_keys()).encode() + b"]}")
+    for name, entries in told.items():
+        series = store.series(name)
+        assert series is not None
+        held = store.entries_after(series, 0, len(entries) + 10)
+        assert [replace(entry, receipt=None, settled_at=None) for entry in held] == entries
+        *_, audit = audit_store(store, series, keys, None)
+        assert audit.findings == []
+        assert audit.entries == len(entries)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(valkey: Valkey, store: Store, point: str) -> None:
+    # Given entries in several series of several shards
+    told = asyncio.run(issue(valkey, store))
+
+    # When a worker is killed at that point, and then another drains
+    config = make_config(valkey, store_url(store))
+    environment = dict(os.environ) | {
+        "SERIATIM_REDIS_URL": config.redis_url,
+        "SERIATIM_STORE_URL": config.store_url,
+        "SERIATIM_SIGNING_KEY": config.signing_key,
+    }
+    dead = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "faulty_worker.py"), point],
+        env=environment,
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    for key in valkey.client.scan_iter("*:lock"):
+        valkey.client.delete(key)
+    drain_all(make_drainer(valkey, store, config))
+
+    # Then the store holds everything once, and the outboxes are empty
+    check(store, told)
+    assert not list(valkey.client.scan_iter("*:outbox:*"))
+    assert not list(valkey.client.scan_iter("*:dirty"))
+
+
+def test_a_dead_workers_shard_is_free_again_after_some_seconds(up: Up) -> None:
+    with up.client() as client:
+        # Given a stack under way
+        series = put_series(client)
+        put_entry(client, series)
+        up.settled()
+
+        # When its worker is killed while entries come in
+        for number in range(200):
+            put_entry(client, series)
+            if number == 100:
+                os.kill(up.pids("seriatim worker")[0], signal.SIGKILL)
+
+        # Then the next worker settles all of them
+        up.settled()
+        listed = list_entries(client, series)
+        assert [entry["position"] for entry in listed] == list(range(1, 202))
+        assert all(entry["sigs"] for entry in listed)
+        assert up.json("verify")["sound"] is True
+
+
+def test_workers_whose_lock_fails_never_fork_a_chain(
+    valkey: Valkey, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given entries, and a lock that lets everybody in
+    class Useless(nullcontext[None]):
+        def acquire(self) -> bool:
+            return True
+
+        reacquire = release = acquire
+
+    told = asyncio.run(issue(valkey, store))
+    monkeypatch.setattr(worker, "SLICE_RECORDS_MAX", 50)
+    monkeypatch.setattr(valkey.client, "lock", lambda *_args, **_kwargs: Useless())
+    config = make_config(valkey, store_url(store))
+
+    # When four workers drain the same shards at once
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        other = Store(config.store_url)
+        try:
+            drain_all(make_drainer(valkey, other, config))
+        except BaseException as error:  # noqa: BLE001 -- the test shows it
+            failures.append(error)
+        finally:
+            other.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    # Then no chain has forked
+    assert failures == []
+    check(store, told)
+
+
+def test_the_store_refuses_a_worker_that_is_behind(valkey: Valkey, store: Store) -> None:
+    # Given signed entries that are committed once
+    told = asyncio.run(issue(valkey, store, entries=5))
+    drainer = make_drainer(valkey, store, make_config(valkey, store_url(store)))
+    name, entries = next(iter(told.items()))
+    series = store.series(name)
+    assert series is not None
+    part = drainer._sign(series, entries)
+    standing = drainer._meet()
+    store.commit(standing, [part])
+
+    # When the same, or a later part with a gap, or one of another generation is committed, then nothing is
+    with pytest.raises(Stale):
+        store.commit(standing, [part])
+    moved = store.series(name)
+    assert moved is not None
+    with pytest.raises(Stale):
+        store.commit(replace(standing, generation=standing.generation + 1), [replace(part, series=moved)])
+    with pytest.raises(Damaged, match="holds already"):
+        store.commit(standing, [replace(part, series=moved)])
+    assert len(store.entries_after(moved, 0, 100)) == 5
+
+
+def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(valkey: Valkey, store: Store) -> None:
+    # Given entries, and a store whose table is gone
+    told = asyncio.run(issue(valkey, store, entries=20))
+    with store.write() as connection:
+        connection.execute(sa.text("ALTER TABLE entries RENAME TO hidden"))
+    drainer = make_drainer(valkey, store, make_config(valkey, store_url(store)))
+    draining = threading.Thread(target=lambda: drain_all(drainer))
+    draining.start()
+
+    # When it comes back after two seconds
+    draining.join(2)
+    assert draining.is_alive()
+    with store.write() as connection:
+        connection.execute(sa.text("ALTER TABLE hidden RENAME TO entries"))
+    draining.join(30)
+
+    # Then everything is settled
+    check(store, told)
+
+
+def test_records_that_differ_from_the_stores_halt_the_data_set(valkey: Valkey, store: Store) -> None:
+    # Given entries that the store has and the outbox still holds, one of them altered in the store
+    told = asyncio.run(issue(valkey, store, entries=5))
+    drainer = make_drainer(valkey, store, make_config(valkey, store_url(store)))
+    name, entries = next(iter(told.items()))
+    series = store.series(name)
+    assert series is not None
+    store.commit(drainer._meet(), [drainer._sign(series, entries)])
+    with store.write() as connection:
+        connection.execute(sa.text("UPDATE entries SET code = 'X' WHERE position = 3"))
+
+    # When a worker comes to settle them, then it halts everything
+    with pytest.raises(Damaged, match="different records"):
+        drainer.drain(series.shard)
+    assert store.data_set().state == "halted"
+    assert valkey.client.hget(scripts.shard_key(series.shard), "halted") is not None
+
+
+def test_wake_ups_are_few_and_may_be_lost_or_repeated(up: Up) -> None:
+    with up.client() as client:
+        # Given a stack whose worker is stopped
+        series = put_series(client)
+        (pid,) = up.pids("seriatim worker")
+        os.kill(pid, signal.SIGSTOP)
+
+        # When a hundred entries come in, their wake-ups are lost, and others come thrice
+        for _ in range(100):
+            put_entry(client, series)
+        redis_client = up.redis()
+        assert redis_client.llen(f"rq:queue:{worker.QUEUE}") <= 2
+        redis_client.delete(f"rq:queue:{worker.QUEUE}")
+        for shard in range(16):
+            for _ in range(3):
+                worker.wake(redis_client, shard)
+        redis_client.delete(f"rq:queue:{worker.QUEUE}")
+        os.kill(pid, signal.SIGCONT)
+
+        # Then the sweeper sees to it that they are settled, in order
+        until(lambda: client.get(f"/sequence/v1/series/{series}/entries").json()["list"][0]["sigs"])
+        up.settled()
+        assert [entry["position"] for entry in list_entries(client, series)] == list(range(1, 101))
+
+
+def test_a_worker_stops_in_time_when_it_is_told(valkey: Valkey, store: Store) -> None:
+    # Given a worker with much to do
+    told: dict[str, Any] = asyncio.run(issue(valkey, store))
+    config = make_config(valkey, store_url(store))
+    environment = dict(os.environ) | {
+        "SERIATIM_REDIS_URL": config.redis_url,
+        "SERIATIM_STORE_URL": config.store_url,
+        "SERIATIM_SIGNING_KEY": config.signing_key,
+    }
+    running = subprocess.Popen([*SERIATIM, "worker"], env=environment, stderr=subprocess.PIPE)
+    until(lambda: Path(config.signing_key).exists() and valkey.client.keys("rq:worker:*"))
+
+    # When it gets SIGTERM, then it ends cleanly within some seconds, and nothing is lost
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(10) == 0
+    drain_all(make_drainer(valkey, store, config))
+    check(store, told)
