@@ -1,0 +1,238 @@
+"""The allocator and the ledger against a plain model: random steps on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from core import SHARDS, drain_all, make_config, make_drainer, running_front
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
+from stack import Valkey, new_id
+
+from seriatim import worker
+from seriatim.errors import Conflict, NotFound, Unavailable
+from seriatim.http.app import Front
+from seriatim.model import Entry, SeriesFields, canonical_meta
+from seriatim.store import Store
+from seriatim.worker import Drainer
+
+METAS = st.sampled_from([b"{}", canonical_meta({"k": "v"}), canonical_meta({"k": "w", "ü": "\u2028"})])
+
+
+@dataclass
+class Model:
+    """What a series must be: a list."""
+
+    prefix: str
+    first: int
+    active: bool = True
+    entries: list[tuple[str, bytes, str]] = field(default_factory=list)
+
+    def issue(self, entry: str, meta: bytes) -> str:
+        code = f"{self.prefix}{self.first + len(self.entries)}"
+        self.entries.append((entry, meta, code))
+        return code
+
+    def find(self, entry: str) -> tuple[int, bytes, str] | None:
+        for position, (known, meta, code) in enumerate(self.entries, 1):
+            if known == entry:
+                return position, meta, code
+        return None
+
+
+class Machine(RuleBasedStateMachine):
+    """Creates, replays, conflicts, changes, drains and flushes, in any order, through two API processes."""
+
+    valkey: ClassVar[Valkey]
+    store: ClassVar[Store]
+
+    ids = Bundle("ids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.stack = AsyncExitStack()
+        self.config = make_config(self.valkey, self.store.engine.url.render_as_string(hide_password=False))
+        self.fronts: list[Front] = [self.enter(), self.enter()]
+        self.drainer: Drainer = make_drainer(self.valkey, self.store, self.config)
+        self.company = self.store.create_company(new_id(), "test").id
+        self.models = {new_id(): Model("A-", 1), new_id(): Model("B-", 998)}
+        for series, model in self.models.items():
+            fields = SeriesFields(prefix=model.prefix, start=model.first)
+            self.run(self.fronts[0].ledger.put_series(self.company, series, fields))
+
+    def enter(self) -> Front:
+        return self.loop.run_until_complete(self.stack.enter_async_context(running_front(self.config)))
+
+    def run(self, coroutine):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        return self.loop.run_until_complete(coroutine)
+
+    def teardown(self) -> None:
+        self.run(self.stack.aclose())
+        self.loop.close()
+
+    def series(self, number: int) -> tuple[str, Model]:
+        return list(self.models.items())[number]
+
+    def put(self, front: int, series: str, entry: str, meta: bytes) -> tuple[Entry, bool]:
+        made: tuple[Entry, bool] = self.run(
+            self.fronts[front].ledger.put_entry(self.company, series, entry, meta, None)
+        )
+        return made
+
+    @rule(target=ids, number=st.integers(0, 1), front=st.integers(0, 1), meta=METAS)
+    def create(self, number: int, front: int, meta: bytes) -> tuple[int, str]:
+        series, model = self.series(number)
+        entry = new_id()
+        if model.active:
+            made, replayed = self.put(front, series, entry, meta)
+            assert (made.code, replayed) == (model.issue(entry, meta), False)
+            assert made.position == len(model.entries)
+        else:
+            with pytest.raises(Conflict):
+                self.put(front, series, entry, meta)
+        return number, entry
+
+    @rule(known=ids, front=st.integers(0, 1), meta=METAS)
+    def put_again(self, known: tuple[int, str], front: int, meta: bytes) -> None:
+        series, model = self.series(known[0])
+        found = model.find(known[1])
+        if found is None and model.active:
+            made, replayed = self.put(front, series, known[1], meta)
+            assert (made.code, replayed) == (model.issue(known[1], meta), False)
+        elif found is None or found[1] != meta:
+            with pytest.raises(Conflict):
+                self.put(front, series, known[1], meta)
+        else:
+            made, replayed = self.put(front, series, known[1], meta)
+            assert (made.position, made.code, replayed) == (found[0], found[2], True)
+
+    @rule(number=st.integers(0, 1), count=st.integers(2, 90), doubled=st.booleans())
+    @precondition(lambda self: all(model.active for model in self.models.values()))
+    def create_many_at_once(self, number: int, count: int, *, doubled: bool) -> None:
+        series, model = self.series(number)
+        ids = [new_id() for _ in range(count)]
+        asked = ids + ids if doubled else ids
+
+        async def put_all() -> list[tuple[Entry, bool]]:
+            puts = [
+                self.fronts[at % 2].ledger.put_entry(self.company, series, entry, b"{}", None)
+                for at, entry in enumerate(asked)
+            ]
+            return await asyncio.gather(*puts)
+
+        answers = self.run(put_all())
+        by_position = {made.position: made for made, _ in answers}
+        assert sum(not replayed for _, replayed in answers) == count
+        assert {made.id for made in by_position.values()} == set(ids)
+        for position in range(len(model.entries) + 1, len(model.entries) + count + 1):
+            assert model.issue(by_position[position].id, b"{}") == by_position[position].code
+
+    @rule(number=st.integers(0, 1), front=st.integers(0, 1), active=st.booleans())
+    def activate(self, number: int, front: int, *, active: bool) -> None:
+        series, model = self.series(number)
+        self.run(self.fronts[front].ledger.put_series(self.company, series, SeriesFields(active=active)))
+        model.active = active
+
+    @rule(number=st.integers(0, 1), front=st.integers(0, 1), prefix=st.sampled_from(["C-", "D-"]))
+    def change_prefix(self, number: int, front: int, prefix: str) -> None:
+        series, model = self.series(number)
+        change = self.fronts[front].ledger.put_series(self.company, series, SeriesFields(prefix=prefix))
+        if model.entries and prefix != model.prefix:
+            with pytest.raises(Conflict):
+                self.run(change)
+        else:
+            self.run(change)
+            model.prefix = prefix
+
+    @rule(shard=st.integers(0, SHARDS - 1))
+    def drain_one(self, shard: int) -> None:
+        self.drainer.drain(shard)
+
+    @rule()
+    def drain_everything(self) -> None:
+        drain_all(self.drainer)
+
+    @rule()
+    def flush_scripts(self) -> None:
+        self.valkey.client.script_flush()
+
+    @rule(front=st.integers(0, 1))
+    def restart_server(self, front: int) -> None:
+        self.valkey.kill()
+        self.valkey.start()
+        # The first call after a restart may find its connection broken: an unknown outcome, safe to repeat.
+        for series in self.models:
+            for _ in range(3):
+                try:
+                    self.run(self.fronts[front].ledger.entry(self.company, series, new_id()))
+                except NotFound:
+                    break
+                except Unavailable:
+                    continue
+        for other in self.fronts:
+            for _ in range(5):
+                try:
+                    self.run(other.watch.meet(other.gate.standing))
+                    self.run(other.client.ping())
+                except Exception:  # noqa: BLE001, S112 -- any error of a broken connection
+                    continue
+                break
+
+    @invariant()
+    def everything_reads_as_the_model_says(self) -> None:
+        for series, model in self.models.items():
+            ledger = self.fronts[len(model.entries) % 2].ledger
+            listed, more = self.run(ledger.entries(self.company, series, None, 1000))
+            assert not more
+            assert [(entry.id, entry.meta, entry.code) for entry in listed] == model.entries
+            assert [entry.position for entry in listed] == list(range(1, len(listed) + 1))
+            assert [entry.previous_id for entry in listed] == [None, *(entry.id for entry in listed)][: len(listed)]
+            view = self.run(ledger.series(self.company, series))
+            assert view.last_entry_id == (model.entries[-1][0] if model.entries else None)
+            if model.entries:
+                assert view.last_index == model.first + len(model.entries) - 1
+                last = self.run(ledger.entry(self.company, series, model.entries[-1][0]))
+                assert replace(last, receipt=None, settled_at=None) == replace(
+                    listed[-1], receipt=None, settled_at=None
+                )
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The servers that all examples share, and a worker that takes small bites."""
+    monkeypatch.setattr(worker, "SLICE_RECORDS_MAX", 7)
+    monkeypatch.setattr(worker, "TURN_S", 0.01)
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    Machine.valkey = Valkey(path)
+    Machine.store = Store(f"sqlite:///{path / 'store.db'}")
+    Machine.store.migrate()
+    Machine.store.prepare(SHARDS)
+    yield
+    Machine.store.close()
+    Machine.valkey.kill()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.mark.usefixtures("prepared")
+def test_any_order_of_requests_agrees_with_a_plain_list() -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Machine,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
