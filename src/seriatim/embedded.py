@@ -316,14 +316,21 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Readiness(msgspec.Struct):
+    """What /readyz says; neither ready nor halted where something else answers, as it does under overload."""
+
+    ready: bool = False
+    halted: str | None = None
+
+
 def _readiness(address: tuple[str, int]) -> tuple[bool, str | None]:
     host, port = address
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- read, not bound
     connection = http.client.HTTPConnection(reachable, port, timeout=3)
     try:
         connection.request("GET", "/readyz")
-        content = msgspec.json.decode(connection.getresponse().read())
-        return content["ready"], content["halted"]
+        answer = msgspec.json.decode(connection.getresponse().read(), type=_Readiness)
+        return answer.ready, answer.halted
     except (OSError, http.client.HTTPException, msgspec.DecodeError):
         return False, None
     finally:

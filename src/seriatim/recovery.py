@@ -92,7 +92,12 @@ def _meet(client: redis.Redis, store: Store) -> Standing:
         return Standing(data.epoch, data.generation)
     log.info("met a new server", run_id=run_id, generation=data.generation)
     _check_shards(client, data, data.pending_generation)
-    check_positions(client, data, store.list_series())
+    try:
+        check_positions(client, data, store.list_series())
+    except Halted:
+        if store.data_set() != data:  # another process has met the server, and what was read is old
+            raise Stale from None
+        raise
     store.begin_generation(data.generation)
     _enroll(client, data, data.generation, data.generation + 1)
     store.end_generation(data.generation, run_id)
