@@ -1,0 +1,49 @@
+# What people and CI run alike. Python packages go into $(VENV); only `check` and `test` need packages of the system.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench lock clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 12
+
+run: $(VENV)/stamp ## start everything on this machine; flags: make run ARGS="--port 8001"
+	@exec $(BIN)/seriatim up $(ARGS)
+
+test: $(VENV)/stamp ## run all tests; some: make test ARGS=tests/test_compose.py
+	@sh .ci/packages
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/stamp ## lint, formatting, types
+	@sh .ci/packages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	luacheck lua
+
+bench: $(VENV)/stamp ## measure beside a bare ASGI app, into bench/results/; longer: make bench ARGS="--rounds 9"
+	@sh .ci/packages wrk
+	$(BIN)/python bench/spine.py $(ARGS)
+
+# Not by way of the stamp: a lock that no longer fits pyproject.toml must not keep us from making another.
+lock: ## pin what pyproject.toml asks for; newest versions: make lock ARGS=--upgrade
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(PIP) install uv; }
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --quiet \
+		--custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+
+clean: ## remove what can be made again; never data/, which holds issued numbers
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/stamp: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Use Python 3.11 or newer: make PYTHON=...")'
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@wrong=$$($(BIN)/python -m pip check) || { echo "$$wrong"; echo "The lock is out of date. Run: make lock"; exit 1; }
+	@touch $@
