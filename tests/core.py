@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from stack import Valkey, new_id, until
 from starlette.applications import Starlette
 
 from seriatim import signing
@@ -16,6 +15,7 @@ from seriatim.model import SeriesFields
 from seriatim.signing import Signer
 from seriatim.store import Store
 from seriatim.worker import Drainer
+from stack import Valkey, new_id, until
 
 SHARDS = 4
 

@@ -5,27 +5,28 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import pytest
-from core import SHARDS, drain_all, make_config, make_drainer, running_front
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
-from stack import Valkey, new_id
 
+from core import SHARDS, drain_all, make_config, make_drainer, running_front
 from seriatim import worker
 from seriatim.errors import Conflict, NotFound, Unavailable
 from seriatim.http.app import Front
 from seriatim.model import Entry, SeriesFields, canonical_meta
 from seriatim.store import Store
 from seriatim.worker import Drainer
+from stack import Valkey, new_id
 
+T = TypeVar("T")
 METAS = st.sampled_from([b"{}", canonical_meta({"k": "v"}), canonical_meta({"k": "w", "ü": "\u2028"})])
 
 
@@ -74,7 +75,7 @@ class Machine(RuleBasedStateMachine):
     def enter(self) -> Front:
         return self.loop.run_until_complete(self.stack.enter_async_context(running_front(self.config)))
 
-    def run(self, coroutine):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def run(self, coroutine: Awaitable[T]) -> T:
         return self.loop.run_until_complete(coroutine)
 
     def teardown(self) -> None:
@@ -85,10 +86,7 @@ class Machine(RuleBasedStateMachine):
         return list(self.models.items())[number]
 
     def put(self, front: int, series: str, entry: str, meta: bytes) -> tuple[Entry, bool]:
-        made: tuple[Entry, bool] = self.run(
-            self.fronts[front].ledger.put_entry(self.company, series, entry, meta, None)
-        )
-        return made
+        return self.run(self.fronts[front].ledger.put_entry(self.company, series, entry, meta, None))
 
     @rule(target=ids, number=st.integers(0, 1), front=st.integers(0, 1), meta=METAS)
     def create(self, number: int, front: int, meta: bytes) -> tuple[int, str]:
@@ -185,7 +183,7 @@ class Machine(RuleBasedStateMachine):
                 try:
                     self.run(other.watch.meet(other.gate.standing))
                     self.run(other.client.ping())
-                except Exception:  # noqa: BLE001, S112 -- any error of a broken connection
+                except Exception:  # noqa: BLE001 -- any error of a broken connection
                     continue
                 break
 
@@ -226,7 +224,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("prepared")
 def test_any_order_of_requests_agrees_with_a_plain_list() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=25,

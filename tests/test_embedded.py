@@ -9,9 +9,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+
 from stack import Load, Up, entry_path, new_id, put_entry, put_series, until
 
 SYS_PIDFD_GETFD = 438
@@ -37,13 +39,17 @@ def test_a_killed_child_is_replaced_and_nothing_is_lost(loaded: Load, victim: st
     for _ in range(3):
         (pid,) = until(lambda: up.pids(victim))
         os.kill(pid, signal.SIGKILL)
-        until(lambda dead=pid: up.pids(victim) not in ([], [dead]))
+        until(partial(_replaced, up, victim, pid))
         loaded.reached(50)
     loaded.stop()
 
     # Then every answer stands
     assert victim == "seriatim worker" or loaded.failures > 0
     loaded.audit()
+
+
+def _replaced(up: Up, victim: str, dead: int) -> bool:
+    return up.pids(victim) not in ([], [dead])
 
 
 def test_a_killed_supervisor_takes_everything_along_and_the_next_start_serves(loaded: Load) -> None:
@@ -101,9 +107,7 @@ def test_a_server_that_outlives_its_supervisor_keeps_the_directory_locked(up: Up
 
 def _lock_of(server: int) -> int:
     """A copy of the descriptor that a server has inherited as its lock: the very same open file."""
-    (descriptor,) = [
-        int(link.name) for link in Path(f"/proc/{server}/fd").iterdir() if os.readlink(link).endswith("/lock")
-    ]
+    (descriptor,) = [int(link.name) for link in Path(f"/proc/{server}/fd").iterdir() if link.readlink().name == "lock"]
     pidfd = os.pidfd_open(server)
     copied = int(ctypes.CDLL(None, use_errno=True).syscall(SYS_PIDFD_GETFD, pidfd, descriptor, 0))
     assert copied >= 0, os.strerror(ctypes.get_errno())

@@ -7,15 +7,15 @@ import threading
 import time
 
 import pytest
-from core import drain_all, make_config, make_drainer, make_series, running_front
 from msgspec.structs import replace
-from stack import Valkey, new_id
 
+from core import drain_all, make_config, make_drainer, make_series, running_front
 from seriatim import scripts, worker
 from seriatim.config import Config
 from seriatim.errors import Conflict, Halted, NotFound
 from seriatim.model import Entry, SeriesFields, Standing
 from seriatim.store import Store
+from stack import Valkey, new_id
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_two_processes_that_change_and_use_a_series_agree(
     asyncio.run(run())
 
 
-def test_concurrent_creations_leave_one_default(store: Store, config: Config, company: str) -> None:
+def test_concurrent_creations_leave_one_default(config: Config, company: str) -> None:
     async def run() -> None:
         # Given a company without series, when many are created at once, some as default
         async with running_front(config) as front:

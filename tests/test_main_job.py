@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
 from stack import Up, entry_path, list_entries, new_id, put_series, unsettled
 
 ENTRIES = 20_000
@@ -87,9 +88,9 @@ def test_twenty_thousand_real_invoices_are_numbered_once_and_proved(up: Up) -> N
             assert {entry["id"] for entry in listed} == entries
             assert [entry["position"] for entry in listed] == list(range(1, len(entries) + 1))
             assert len({entry["code"] for entry in listed}) == len(entries)
-            for entry in listed:
-                assert len(entry["sigs"]) == 1
-                assert unsettled(entry) == unsettled(told[entry["id"]])
+            for held in listed:
+                assert len(held["sigs"]) == 1
+                assert unsettled(held) == unsettled(told[held["id"]])
 
     # And the chains and signatures of all series hold
     verified = up.json("verify")

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from core import drain_all, make_config, make_drainer, make_series, running_front
-from stack import Up, Valkey, entry_path, new_id, put_entry, put_series, until
 
+from core import drain_all, make_config, make_drainer, make_series, running_front
 from seriatim import recovery, scripts
 from seriatim.errors import Halted, Unavailable
 from seriatim.model import Standing
 from seriatim.store import Store
+from stack import Up, Valkey, entry_path, new_id, put_entry, put_series, until
 
 
 def meet(valkey: Valkey, store: Store) -> Standing:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from stack import Valkey, new_id
 
 from seriatim import scripts
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.formats import Plan
 from seriatim.model import COUNTER_MAX, Numbering, Series, Standing, fingerprint, uuid_bytes
+from stack import Valkey, new_id
 
 STANDING = Standing("epoch", 1)
 ALWAYS = (0, 2**52)

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
+
 from core import drain_all, make_config, make_drainer, make_series, running_front
 from faulty_worker import POINTS
-from msgspec.structs import replace
-from stack import SERIATIM, Up, Valkey, list_entries, new_id, put_entry, put_series, until
-
 from seriatim import scripts, worker
 from seriatim.errors import Damaged, Stale
 from seriatim.model import Entry
 from seriatim.signing import JsonWebKeySet
 from seriatim.store import Store
 from seriatim.verify import audit_store
+from stack import SERIATIM, Up, Valkey, list_entries, new_id, put_entry, put_series, until
 
 SERIES = 3
 ENTRIES = 300

@@ -16,7 +16,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from seriatim.errors import Forbidden, SeriatimError, Unauthorized, Unavailable
+from seriatim.errors import ConfigError, Forbidden, Unauthorized, Unavailable
 from seriatim.store import ApiKey, Store, now_ms
 
 PREFIX = "seriatim_"
@@ -121,10 +121,10 @@ def parse_scopes(text: str) -> tuple[str, ...]:
     """Returns the scopes of a comma-separated list.
 
     Raises:
-        SeriatimError: one is unknown.
+        ConfigError: one is unknown.
     """
     scopes = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown:
-        raise SeriatimError(f"Unknown scope {unknown[0]!r}. The scopes are {', '.join(SCOPES)}.")
+        raise ConfigError(f"Unknown scope {unknown[0]!r}. The scopes are {', '.join(SCOPES)}.")
     return scopes

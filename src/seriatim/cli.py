@@ -141,15 +141,36 @@ def up(host: str, port: int, workers: int, api_processes: int) -> None:
     """Run everything on this machine: embedded Valkey, SQLite store, API and workers."""
     from seriatim.embedded import DataDirectory, Supervisor
 
-    output = _output()
+    supervisor = Supervisor(
+        DataDirectory(_data_dir()),
+        (host, port),
+        workers=workers,
+        api_processes=api_processes,
+        say=_say,
+    )
+    supervisor.run(_first_start)
+
+
+def _say(event: str, text: str) -> None:
     texts = {"key": "API key (shown once, keep it): {}", "ready": "ready {}", "halted": "halted {}"}
+    _output().show({"event": event, event: text}, texts[event].format(text))
+    sys.stdout.flush()
 
-    def say(event: str, text: str) -> None:
-        output.show({"event": event, event: text}, texts[event].format(text))
-        sys.stdout.flush()
 
-    directory = DataDirectory(_data_dir())
-    Supervisor(directory, (host, port), workers=workers, api_processes=api_processes, say=say).run()
+def _first_start(settings: config.Config) -> None:
+    """Makes what an embedded setting needs: the schema, the signing key, and a first company with a key."""
+    from seriatim import auth, signing
+    from seriatim.store import Store
+
+    store = Store(settings.store_url)
+    store.migrate()
+    store.prepare(settings.shards)
+    signing.create_key(Path(settings.signing_key))
+    if not store.companies():
+        company = store.create_company("default", "up")
+        key, _ = auth.create_key(store, company.id, auth.SCOPES, "up")
+        _say("key", key)
+    store.close()
 
 
 @main.command()

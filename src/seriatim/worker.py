@@ -7,7 +7,10 @@ series' position holds where a lock has expired.
 
 from __future__ import annotations
 
+import math
 import random
+import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -38,6 +41,7 @@ TURN_S = 5.0
 """After this time a worker lets other shards have their turn."""
 LOCK_S = 5.0
 """How long a dead worker keeps its shard; a live one renews the lock after every slice."""
+FINISH_S = 6.0
 SWEEP_S = 1.0
 BACKOFF_S = (0.1, 5.0)
 
@@ -63,6 +67,7 @@ class Drainer:
         self._signer = signer
         self._config = config
         self._standing: Standing | None = None
+        self._until = math.inf
         self.stopping = threading.Event()
 
     def drain(self, shard: int) -> bool:
@@ -80,9 +85,18 @@ class Drainer:
             with suppress(LockError, redis.exceptions.RedisError):  # it has expired, as it may
                 lock.release()
 
+    def finish(self, shards: int) -> None:
+        """Settles what can be settled in the time that a stop leaves. The rest waits for the next start."""
+        self.stopping.clear()
+        self._until = time.monotonic() + FINISH_S
+        with suppress(Unavailable):
+            for shard in range(shards):
+                while time.monotonic() < self._until and self.drain(shard):
+                    pass
+
     def _drain(self, shard: int, lock: Any) -> bool:
         pause_s = BACKOFF_S[0]
-        until = time.monotonic() + TURN_S
+        until = min(time.monotonic() + TURN_S, self._until)
         while time.monotonic() < until and not self.stopping.is_set():
             try:
                 if not self._slice(shard):
@@ -212,12 +226,13 @@ def _sweep_for_ever(client: redis.Redis, shards: int, stopping: threading.Event)
 
 
 def run(config: Config) -> None:
-    """Works until SIGTERM, which lets the slice at hand be finished.
+    """Works until SIGTERM, then settles what it can in some seconds.
 
     Raises:
         ConfigError: the signing key or a URL is wrong.
     """
     global _drainer  # noqa: PLW0603 -- RQ calls functions by their name, and this is where it finds them
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until RQ has its handlers
     store = Store(config.store_url)
     client = redis.Redis.from_url(config.redis_url, socket_timeout=30)
     path = Path(config.signing_key)
@@ -225,9 +240,8 @@ def run(config: Config) -> None:
     signer = Signer(path, config.issuer)
     store.add_signing_key(signer.kid, signer.public_jwk)
     _drainer = Drainer(client, store, signer, config)
-    sweeper = threading.Thread(
-        target=_sweep_for_ever, args=(client, store.data_set().shards, _drainer.stopping), daemon=True
-    )
-    sweeper.start()
+    shards = store.data_set().shards
+    threading.Thread(target=_sweep_for_ever, args=(client, shards, _drainer.stopping), daemon=True).start()
     worker = _Worker([queue(client)], connection=client, serializer=JSONSerializer, log_job_description=False)
     worker.work(logging_level="WARNING")
+    _drainer.finish(shards)

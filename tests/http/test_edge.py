@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+
 from stack import Up, entry_path, new_id, put_entry, put_series
 
 

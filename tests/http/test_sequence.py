@@ -7,6 +7,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+
 from stack import Up, entry_path, list_entries, new_id, put_entry, put_series, until
 
 
@@ -50,7 +51,7 @@ def test_a_hundred_concurrent_puts_of_one_id_make_one_number(shared_up: Up, clie
     assert client.get(f"/sequence/v1/series/{series}").json()["last_index"] == 1
 
 
-def test_replay_after_settlement_answers_the_same_entry_with_its_receipt(shared_up: Up, client: httpx.Client) -> None:
+def test_replay_after_settlement_answers_the_same_entry_with_its_receipt(client: httpx.Client) -> None:
     # Given a settled entry
     series, entry = put_series(client), new_id()
     first = put_entry(client, series, entry, meta={"k": "v"})

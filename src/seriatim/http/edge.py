@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seriatim.auth import Authenticator, Principal
@@ -19,6 +21,9 @@ from seriatim.errors import BadRequest, Invalid, TooLarge, Unauthorized, Unavail
 log = structlog.stdlib.get_logger("seriatim.http")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+UNLIMITED = {"/healthz", "/readyz"}
+"""A busy process must not be taken for a dead one."""
+
 T = TypeVar("T")
 
 
@@ -39,8 +44,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
+        request_id = _request_id(scope)
         started = time.perf_counter()
         status = 500
 
@@ -48,13 +52,13 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        scope["seriatim.request_id"] = request_id
         self._in_flight += 1
         try:
-            app = self._app if self._in_flight <= self._in_flight_max else self._refuse
+            fits = self._in_flight <= self._in_flight_max or scope["path"] in UNLIMITED
+            app = self._app if fits else self._refuse
             await app(scope, receive, send_named)
         finally:
             self._in_flight -= 1
@@ -70,6 +74,22 @@ class Edge:
                     request=request_id,
                     ms=took_ms,
                 )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and REQUEST_ID.match(value.decode("latin-1")):
+            return str(value, "latin-1")
+    return os.urandom(16).hex()
+
+
+def route(path: str, **endpoints: Callable[[Request], Awaitable[Response]]) -> Route:
+    """Returns the route of a path, with its endpoints by method: one, so that a refusal names all methods it takes."""
+
+    async def endpoint(request: Request) -> Response:
+        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, endpoint, methods=list(endpoints))
 
 
 async def authenticate(request: Request, authenticator: Authenticator, scope: str) -> Principal:
@@ -94,19 +114,24 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
         TooLarge: it is longer than `bytes_max`.
         Unavailable: the client went away in the middle of it.
     """
-    too_large = TooLarge(f"The body is larger than {bytes_max} bytes. Send less.")
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > bytes_max:
-        raise too_large
-    body = b""
+        raise _too_large(bytes_max)
+    chunks: list[bytes] = []
+    size = 0
     try:
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > bytes_max:
-                raise too_large
+            size += len(chunk)
+            if size > bytes_max:
+                raise _too_large(bytes_max)
+            chunks.append(chunk)
     except ClientDisconnect:
         raise Unavailable("The client went away.") from None
-    return body
+    return b"".join(chunks)
+
+
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {bytes_max} bytes. Send less.")
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -132,7 +157,7 @@ def _explain(body: bytes, wanted: Any, error: msgspec.ValidationError) -> BadReq
         content = msgspec.json.decode(body)
     except RecursionError:
         return BadRequest("The body is nested too deeply.")
-    except msgspec.DecodeError as malformed:
+    except (msgspec.DecodeError, UnicodeDecodeError) as malformed:
         return BadRequest(f"The body is not JSON: {malformed}.")
     if not isinstance(content, dict):
         return BadRequest("The body must be a JSON object.")
@@ -145,5 +170,18 @@ def _explain(body: bytes, wanted: Any, error: msgspec.ValidationError) -> BadReq
         try:
             msgspec.convert(value, types[name])
         except msgspec.ValidationError as mismatch:
-            wrong[name] = str(mismatch)
+            why, _, inside = str(mismatch).partition(" - at ")
+            listed = inside and isinstance(value, dict)
+            wrong |= _wrong_items(name, value, types[name]) if listed else {name: why}
     return Invalid(wrong or {"body": str(error)})
+
+
+def _wrong_items(name: str, items: dict[str, Any], wanted: Any) -> dict[str, str]:
+    """Finds every item of a map that is wrong."""
+    wrong: dict[str, str] = {}
+    for key, value in items.items():
+        try:
+            msgspec.convert({key: value}, wanted)
+        except msgspec.ValidationError as mismatch:
+            wrong[f"{name}.{key[:64]}"] = str(mismatch).partition(" - at ")[0]
+    return wrong

@@ -12,7 +12,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from seriatim.auth import Authenticator
 from seriatim.errors import (
@@ -23,7 +22,7 @@ from seriatim.errors import (
     SeriatimError,
     Unauthorized,
 )
-from seriatim.http.edge import authenticate, decode, read_body
+from seriatim.http.edge import authenticate, decode, read_body, route
 from seriatim.ledger import Ledger, SeriesView
 from seriatim.model import (
     COUNTER_MAX,
@@ -162,16 +161,15 @@ class Sequence:
 
     def app(self) -> Starlette:
         """Returns the dialect as an app to mount."""
-        entry = "/series/{series_id}/entries/{entry_id}"
         routes = [
-            Route("/series", self.list_series, methods=["GET"]),
-            Route("/series/{series_id}", self.get_series, methods=["GET"]),
-            Route("/series/{series_id}", self.put_series, methods=["PUT"]),
-            Route("/series/{series_id}/entries", self.list_entries, methods=["GET"]),
-            Route(entry, self.get_entry, methods=["GET"]),
-            Route(entry, self.put_entry, methods=["PUT"]),
+            route("/series", GET=self.list_series),
+            route("/series/{series_id}", GET=self.get_series, PUT=self.put_series),
+            route("/series/{series_id}/entries", GET=self.list_entries),
+            route("/series/{series_id}/entries/{entry_id}", GET=self.get_entry, PUT=self.put_entry),
         ]
-        return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+        app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+        app.router.redirect_slashes = False  # a path with a slash behind it is unknown, not elsewhere
+        return app
 
     async def list_series(self, request: Request) -> Response:
         """GET /series."""
@@ -259,9 +257,9 @@ def check_sig(sig: str | None) -> dict[str, str]:
         return {"sig": f"has {len(sig)} bytes; at most {SIG_BYTES_MAX} are allowed"}
     if COMPACT_JWS.match(sig):
         try:
-            header = sig.partition(".")[0]
-            decoded = msgspec.json.decode(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
-            if isinstance(decoded, dict) and isinstance(decoded.get("alg"), str):
+            parts = [base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in sig.split(".")]
+            header = msgspec.json.decode(parts[0])
+            if isinstance(header, dict) and isinstance(header.get("alg"), str):
                 return {}
         except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from seriatim.store import metadata
+from seriatim.tables import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=metadata)

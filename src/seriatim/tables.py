@@ -1,0 +1,132 @@
+"""The tables of the store, the same in SQLite and PostgreSQL. Times are milliseconds since 1970 in UTC."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Identity = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+Uuid = sa.Uuid(as_uuid=False)
+
+settings = sa.Table(
+    "settings",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("epoch", sa.Text, nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("pending_generation", sa.BigInteger),
+    sa.Column("run_id", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("shards", sa.Integer, nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
+    sa.CheckConstraint("state IN ('new', 'live', 'halted')", name="state"),
+)
+companies = sa.Table(
+    "companies",
+    metadata,
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("company", Uuid, sa.ForeignKey("companies.id"), nullable=False),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("revoked_at", sa.BigInteger),
+)
+series = sa.Table(
+    "series",
+    metadata,
+    sa.Column("pk", Identity, primary_key=True, autoincrement=True),
+    sa.Column("id", Uuid, nullable=False, unique=True),
+    sa.Column("company", Uuid, sa.ForeignKey("companies.id"), nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("prefix", sa.Text, nullable=False),
+    sa.Column("padding", sa.Integer, nullable=False),
+    sa.Column("suffix", sa.Text, nullable=False),
+    sa.Column("start", sa.BigInteger),
+    sa.Column("sig", sa.Text),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("is_default", sa.Boolean, nullable=False),
+    sa.Column("creation", sa.LargeBinary, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("shard", sa.Integer, nullable=False),
+    sa.Column("loaded_epoch", sa.Text),
+    sa.Column("genesis", sa.LargeBinary),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("head", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_series_company_pk", "company", "pk"),
+    sa.Index(
+        "uq_series_default",
+        "company",
+        "type",
+        unique=True,
+        sqlite_where=sa.text("is_default"),
+        postgresql_where=sa.text("is_default"),
+    ),
+)
+entries = sa.Table(
+    "entries",
+    metadata,
+    sa.Column("series", Identity, sa.ForeignKey("series.pk"), primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", Uuid, nullable=False),
+    sa.Column("code", sa.Text, nullable=False),
+    sa.Column("numbers", sa.Text, nullable=False),
+    sa.Column("date", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("previous_id", Uuid),
+    sa.Column("meta", sa.LargeBinary, nullable=False),
+    sa.Column("sig", sa.Text),
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("receipt", sa.Text, nullable=False),
+    sa.Column("settled_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("series", "id"),
+    sa.UniqueConstraint("series", "code"),
+    sa.CheckConstraint("(position = 1) = (previous_id IS NULL)", name="chain"),
+    sqlite_with_rowid=False,
+)
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("series", Identity, sa.ForeignKey("series.pk"), primary_key=True, autoincrement=False),
+    sa.Column("counter", sa.Text, primary_key=True),
+    sa.Column("period", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    sa.Column("kid", sa.Text, primary_key=True),
+    sa.Column("jwk", sa.Text, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+audit_log = sa.Table(
+    "audit_log",
+    metadata,
+    sa.Column("id", Identity, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)
