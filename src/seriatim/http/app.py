@@ -131,6 +131,7 @@ class Front:
             Route("/.well-known/jwks.json", self.jwks),
         ]
         app = Starlette(routes=routes, lifespan=self.running, exception_handlers=sequence.EXCEPTION_HANDLERS)
+        app.router.redirect_slashes = False
         return Edge(app, self.config.in_flight_max, _too_busy)
 
 
