@@ -121,13 +121,11 @@ class _Child:
 
     def __init__(
         self,
-        name: str,
         arguments: Sequence[str],
         environment: Mapping[str, str],
         log: IO[bytes],
         keep: Sequence[int],
     ) -> None:
-        self.name = name
         self.deaths = 0
         self._arguments = arguments
         self._environment = environment
@@ -235,11 +233,11 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         prepare(config)
         with self._directory.log.open("ab", buffering=0) as log:
-            server = _Child("valkey", server_arguments(self._directory), os.environ, log, [lock])
+            server = _Child(server_arguments(self._directory), os.environ, log, [lock])
             ours = [sys.executable, "-m", "seriatim"]
             serve = [*ours, "serve", "--fd", str(listener.fileno())]
-            apis = [_Child("serve", serve, environment, log, [listener.fileno()]) for _ in range(self._counts["serve"])]
-            workers = [_Child("worker", [*ours, "worker"], environment, log, []) for _ in range(self._counts["worker"])]
+            apis = [_Child(serve, environment, log, [listener.fileno()]) for _ in range(self._counts["serve"])]
+            workers = [_Child([*ours, "worker"], environment, log, []) for _ in range(self._counts["worker"])]
             try:
                 self._tend([server, *apis, *workers], listener)
             finally:

@@ -220,6 +220,7 @@ class Watch:
         self._gate = gate
         self._ack = ack
         self._meeting = asyncio.Lock()
+        self._meetings = 0
 
     async def meet(self, known: Standing | None = None) -> Standing:
         """Meets the server, unless the standing is another than `known` by now; many callers meet it once.
@@ -227,9 +228,12 @@ class Watch:
         Raises:
             Halted, Unavailable: it cannot be worked with; the gate is closed with that reason.
         """
+        before = self._meetings
         async with self._meeting:
             if self._gate.standing is not None and self._gate.standing != known:
                 return self._gate.standing
+            if self._meetings != before:  # somebody tried while this caller waited
+                return self._gate.require()
             try:
                 standing = await asyncio.to_thread(meet, self._client, self._store, self._ack)
             except Unavailable as error:
@@ -237,6 +241,8 @@ class Watch:
                     log.error("allocation is refused", reason=error.message)
                 self._gate.close(error)
                 raise
+            finally:
+                self._meetings += 1
             self._gate.open(standing)
             return standing
 
