@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import httpx
 import redis
 
-from seriatim.embedded import DataDirectory, server_arguments
+from seriatim.directory import DataDirectory
+from seriatim.embedded import server_arguments
 
 T = TypeVar("T")
 SERIATIM = [sys.executable, "-m", "seriatim"]

@@ -82,7 +82,7 @@ def test_a_wrong_value_is_refused_with_the_setting_s_name_and_meaning(name: str,
 )
 def test_passwords_are_hidden_where_settings_are_listed(name: str, value: str, shown: str | None) -> None:
     # Given a URL with or without a password, when the settings are listed
-    listed = {one.name: one for one in settings({name: value})}[name]
+    listed = {one.name: one for one in settings({name: value}, {name: value})}[name]
 
     # Then the password is not, and the rest is
     assert not re.search("hun|ter2", listed.value)
@@ -92,7 +92,7 @@ def test_passwords_are_hidden_where_settings_are_listed(name: str, value: str, s
 
 def test_every_setting_is_listed_with_its_origin_and_meaning() -> None:
     # Given an environment with one setting, when the settings are listed
-    listed = settings({"SERIATIM_SHARDS": "32"})
+    listed = settings({"SERIATIM_SHARDS": "32"}, {"SERIATIM_SHARDS": "32"})
 
     # Then each is there once, with its meaning, and only that one is not a default
     assert {one.name for one in listed} == {PREFIX + name.upper() for name in FIELDS}

@@ -74,10 +74,10 @@ def allocate(server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6) -
     return asyncio.run(call())
 
 
-def find(server: Valkey, series: Series, entry: str) -> scripts.Found | None:
-    async def call() -> scripts.Found | None:
+def find_all(server: Valkey, series: Series, entries: list[str]) -> list[scripts.Found | None]:
+    async def call() -> list[scripts.Found | None]:
         async with redis.asyncio.Redis.from_url(server.url) as client:
-            return await scripts.find(client, STANDING, series, entry)
+            return [await scripts.find(client, STANDING, series, entry) for entry in entries]
 
     return asyncio.run(call())
 
@@ -150,13 +150,11 @@ def test_the_index_finds_every_id_while_it_grows(server: Valkey) -> None:
         at += size
 
     # Then each is found where it was issued, replays say so, and an unknown id is unknown
-    for position, entry in enumerate(ids, 1):
-        found = find(server, series, entry)
-        assert found is not None
-        assert found.position == position
+    found = find_all(server, series, ids)
+    assert [one.position if one else None for one in found] == list(range(1, len(ids) + 1))
     replies = allocate(server, group(series, ids[:256]))
     assert [reply[:2] for reply in replies] == [[b"replayed", position] for position in range(1, 257)]
-    assert find(server, series, new_id()) is None
+    assert find_all(server, series, [new_id()]) == [None]
     buckets = list(server.client.scan_iter(scripts.index_prefix(SHARD, series.id) + ":*"))
     assert len(buckets) == len(ids) // 40
     assert {server.client.object("encoding", bucket) for bucket in buckets} == {b"listpack"}
@@ -330,7 +328,7 @@ def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None
     with pytest.raises(Stale):
         allocate(server, group(series, [new_id()]))
     with pytest.raises(Stale):
-        find(server, series, new_id())
+        find_all(server, series, [new_id()])
     with pytest.raises(Stale):
         scripts.settle(server.client, STANDING, series, 0)
     with pytest.raises(Stale):

@@ -28,9 +28,13 @@ from stack import SERIATIM, Up, Valkey, list_entries, new_id, put_entry, put_ser
 
 SERIES = 3
 ENTRIES = 300
+KILLS = [
+    *(("sqlite", point) for point in POINTS),
+    *(("postgresql", point) for point in ("while signing", "inside the transaction", "between commit and settle")),
+]
 
 
-def store_url(store: Store) -> str:
+def url_of(store: Store) -> str:
     return store.engine.url.render_as_string(hide_password=False)
 
 
@@ -38,7 +42,7 @@ async def issue(valkey: Valkey, store: Store, *, entries: int = ENTRIES) -> dict
     """Issues entries in some series, many at once, and answers what the callers were told."""
     company = store.create_company(new_id(), "test").id
     told: dict[str, list[Entry]] = {}
-    async with running_front(make_config(valkey, store_url(store))) as front:
+    async with running_front(make_config(valkey, url_of(store))) as front:
         for _ in range(SERIES):
             series = await make_series(front, company)
             puts = [front.ledger.put_entry(company, series, new_id(), b'{"k":"v"}', None) for _ in range(entries)]
@@ -59,13 +63,13 @@ def check(store: Store, told: dict[str, list[Entry]]) -> None:
         assert audit.entries == len(entries)
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("store_url", "point"), KILLS, indirect=["store_url"])
 def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(valkey: Valkey, store: Store, point: str) -> None:
     # Given entries in several series of several shards
     told = asyncio.run(issue(valkey, store))
 
     # When a worker is killed at that point, and then another drains
-    config = make_config(valkey, store_url(store))
+    config = make_config(valkey, url_of(store))
     environment = dict(os.environ) | {
         "SERIATIM_REDIS_URL": config.redis_url,
         "SERIATIM_STORE_URL": config.store_url,
@@ -123,7 +127,7 @@ def test_workers_whose_lock_fails_never_fork_a_chain(
     told = asyncio.run(issue(valkey, store))
     monkeypatch.setattr(worker, "SLICE_RECORDS_MAX", 50)
     monkeypatch.setattr(valkey.client, "lock", lambda *_args, **_kwargs: Useless())
-    config = make_config(valkey, store_url(store))
+    config = make_config(valkey, url_of(store))
 
     # When four workers drain the same shards at once
     failures: list[BaseException] = []
@@ -151,7 +155,7 @@ def test_workers_whose_lock_fails_never_fork_a_chain(
 def test_the_store_refuses_a_worker_that_is_behind(valkey: Valkey, store: Store) -> None:
     # Given signed entries that are committed once
     told = asyncio.run(issue(valkey, store, entries=5))
-    drainer = make_drainer(valkey, store, make_config(valkey, store_url(store)))
+    drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
     name, entries = next(iter(told.items()))
     series = store.series(name)
     assert series is not None
@@ -176,7 +180,7 @@ def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(valkey: Valkey,
     told = asyncio.run(issue(valkey, store, entries=20))
     with store.write() as connection:
         connection.execute(sa.text("ALTER TABLE entries RENAME TO hidden"))
-    drainer = make_drainer(valkey, store, make_config(valkey, store_url(store)))
+    drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
     draining = threading.Thread(target=lambda: drain_all(drainer))
     draining.start()
 
@@ -194,7 +198,7 @@ def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(valkey: Valkey,
 def test_records_that_differ_from_the_stores_halt_the_data_set(valkey: Valkey, store: Store) -> None:
     # Given entries that the store has and the outbox still holds, one of them altered in the store
     told = asyncio.run(issue(valkey, store, entries=5))
-    drainer = make_drainer(valkey, store, make_config(valkey, store_url(store)))
+    drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
     name, entries = next(iter(told.items()))
     series = store.series(name)
     assert series is not None
@@ -237,7 +241,7 @@ def test_wake_ups_are_few_and_may_be_lost_or_repeated(up: Up) -> None:
 def test_a_worker_stops_in_time_when_it_is_told(valkey: Valkey, store: Store) -> None:
     # Given a worker with much to do
     told: dict[str, Any] = asyncio.run(issue(valkey, store))
-    config = make_config(valkey, store_url(store))
+    config = make_config(valkey, url_of(store))
     environment = dict(os.environ) | {
         "SERIATIM_REDIS_URL": config.redis_url,
         "SERIATIM_STORE_URL": config.store_url,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -39,7 +40,10 @@ class Output:
     def fail(self, error: errors.SeriatimError) -> None:
         """Prints why a command could not run."""
         value = {"error": error.code, "message": error.message}
-        click.echo(msgspec.json.encode(value).decode() if self.as_json else f"Error: {error.message}", err=True)
+        text = f"Error: {error.message}"
+        if isinstance(error, errors.Unavailable) and error.__cause__:
+            text += f" ({str(error.__cause__).splitlines()[0]})"
+        click.echo(msgspec.json.encode(value).decode() if self.as_json else text, err=True)
 
 
 def common(command: Callable[..., R]) -> Callable[..., R]:
@@ -61,7 +65,13 @@ def common(command: Callable[..., R]) -> Callable[..., R]:
             return command(*args, **kwargs)
         except errors.SeriatimError as error:
             output.fail(error)
-            sys.exit(Exit.FAILED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):  # click knows what to do
+            raise
+        except OSError as error:
+            output.fail(errors.ConfigError(f"{error}. Check the path and who may use it."))
+        except Exception:  # noqa: BLE001 -- exit code 1 says that something was found
+            traceback.print_exc()
+        sys.exit(Exit.FAILED)
 
     return wrapped
 
@@ -78,7 +88,7 @@ def _data_dir() -> Path:
 
 def _environment() -> dict[str, str]:
     """The environment, pointed at the embedded setting where that is meant."""
-    from seriatim.embedded import DataDirectory
+    from seriatim.directory import DataDirectory
 
     if click.get_current_context().obj[1] is None and "SERIATIM_STORE_URL" in os.environ:
         return dict(os.environ)
@@ -139,7 +149,8 @@ def main() -> None:
 @common
 def up(host: str, port: int, workers: int, api_processes: int) -> None:
     """Run everything on this machine: embedded Valkey, SQLite store, API and workers."""
-    from seriatim.embedded import DataDirectory, Supervisor
+    from seriatim.directory import DataDirectory
+    from seriatim.embedded import Supervisor
 
     supervisor = Supervisor(
         DataDirectory(_data_dir()),
@@ -236,7 +247,7 @@ def migrate() -> None:
 @common
 def show_config() -> None:
     """List the settings: value, origin and meaning; passwords hidden."""
-    listed = config.settings(_environment())
+    listed = config.settings(_environment(), os.environ)
     lines = [f"{one.name}={one.value}  ({one.origin})\n    {one.meaning}" for one in listed]
     _output().show(listed, "\n".join(lines))
 
@@ -406,7 +417,12 @@ def export(series_id: str, kind: str) -> None:
 
 
 def _series(store: Any, series_id: str) -> Any:
-    found = store.series(series_id)
+    from seriatim.model import parse_uuid
+
+    try:
+        found = store.series(parse_uuid(series_id, "series"))
+    except errors.NotFound:
+        found = None
     if found is None:
         raise errors.NotFound(f"There is no series {series_id}. `seriatim series list` shows them.")
     return found

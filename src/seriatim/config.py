@@ -49,12 +49,15 @@ MEANINGS = {
 SECRETS = {"redis_url", "store_url"}
 
 
+Origin = Literal["default", "environment", "data directory"]
+
+
 class Setting(msgspec.Struct, frozen=True):
     """One line of `seriatim config`."""
 
     name: str
     value: str
-    origin: Literal["default", "environment"]
+    origin: Origin
     meaning: str
 
 
@@ -78,18 +81,29 @@ def read(environment: Mapping[str, str]) -> Config:
         raise ConfigError(f"{PREFIX}{name.upper()} is wrong: {why}. Its meaning: {MEANINGS[name]}.") from error
 
 
-def settings(environment: Mapping[str, str]) -> list[Setting]:
-    """Returns each setting with its value, where that comes from, and its meaning; passwords in URLs are hidden."""
+def settings(environment: Mapping[str, str], outer: Mapping[str, str]) -> list[Setting]:
+    """Returns each setting with its value, where that comes from, and its meaning; passwords in URLs are hidden.
+
+    Args:
+        environment: what the settings are read from.
+        outer: the environment of the process, before a data directory was put into it.
+    """
     config = read(environment)
     return [
         Setting(
             name=PREFIX + name.upper(),
             value=_without_password(str(getattr(config, name))) if name in SECRETS else str(getattr(config, name)),
-            origin="environment" if PREFIX + name.upper() in environment else "default",
+            origin=_origin(PREFIX + name.upper(), environment, outer),
             meaning=MEANINGS[name],
         )
         for name in Config.__struct_fields__
     ]
+
+
+def _origin(name: str, environment: Mapping[str, str], outer: Mapping[str, str]) -> Origin:
+    if name not in environment:
+        return "default"
+    return "environment" if outer.get(name) == environment[name] else "data directory"
 
 
 def _without_password(url: str) -> str:

@@ -22,6 +22,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+NAMED_MAX = 5
+"""How many wrong fields a message names; `fields` names them all."""
+
 
 class SeriatimError(Exception):
     """Base of all; `message` is a sentence for the user."""
@@ -92,7 +95,7 @@ class Invalid(SeriatimError):  # noqa: N818
     code = "invalid"
 
     def __init__(self, fields: dict[str, str]) -> None:
-        listed = "; ".join(f"{name}: {why}" for name, why in fields.items())
+        listed = "; ".join(f"{name}: {why}" for name, why in list(fields.items())[:NAMED_MAX])
         super().__init__(f"Correct these fields and send the request again. {listed}", fields=fields)
 
 
@@ -132,3 +135,5 @@ class Damaged(Halted):
 
 class ConfigError(SeriatimError):
     """A setting, a file or a command line is wrong; for the operator, never sent over HTTP."""
+
+    code = "wrong_setting"

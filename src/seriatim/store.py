@@ -17,9 +17,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from seriatim.errors import ConfigError, Conflict, Damaged, NotFound, Stale, Unavailable
+from seriatim.errors import ConfigError, Conflict, Damaged, Invalid, NotFound, Stale, Unavailable
 from seriatim.model import Company, Counted, Entry, Numbering, Series, Standing
 from seriatim.tables import api_keys, audit_log, companies, counters, entries, series, settings, signing_keys
+
+NAME_LENGTH_MAX = 255
 
 
 class DataSet(msgspec.Struct, frozen=True):
@@ -195,8 +197,11 @@ class Store:
         """Creates a company.
 
         Raises:
+            Invalid: the name is not one that a list can show.
             Conflict: the name is taken.
         """
+        if not name.strip() or not name.isprintable() or len(name) > NAME_LENGTH_MAX:
+            raise Invalid({"name": f"must be a line of 1 to {NAME_LENGTH_MAX} printable characters"})
         company = Company(id=str(uuid.uuid4()), name=name, created_at=now_ms())
         with self.write() as connection:
             statement = self._insert(companies).values(msgspec.structs.asdict(company)).on_conflict_do_nothing()
@@ -452,15 +457,14 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (
-        sa.exc.OperationalError,
-        sa.exc.InterfaceError,
-        sa.exc.ProgrammingError,
-        sa.exc.TimeoutError,
-    ) as error:
+    except sa.exc.IntegrityError:
+        raise
+    except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         if isinstance(error, sa.exc.ProgrammingError) or "no such table" in str(error):
             raise Unavailable("The store's schema is missing or old. Run `seriatim migrate`.") from error
-        raise Unavailable("The store does not answer. Repeat the request.") from error
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
+            raise Unavailable("The store does not answer. Repeat the request.") from error
+        raise Unavailable("The store cannot be read. Restore it from a backup, or check where it is.") from error
 
 
 @contextmanager
