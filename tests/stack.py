@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import httpx
 import redis
+from click.testing import CliRunner
 
+from seriatim.cli import main
 from seriatim.directory import DataDirectory
 from seriatim.embedded import server_arguments
 
@@ -38,6 +40,12 @@ def until(condition: Callable[[], T], within_s: float = 20.0) -> T:
 
 def new_id() -> str:
     return str(uuid.uuid4())
+
+
+def seriatim(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a `seriatim` command in this process, which saves the start of another one."""
+    done = CliRunner().invoke(main, arguments, env=environment)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 class Valkey:
@@ -151,14 +159,10 @@ class Up:
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a `seriatim` command beside it."""
-        return subprocess.run(
-            [*SERIATIM, *arguments, "--data-dir", str(self.data_dir)],
-            capture_output=True,
-            text=True,
-            check=check,
-            env=self.environment,
-            timeout=60,
-        )
+        done = seriatim(*arguments, "--data-dir", str(self.data_dir), environment=self.environment)
+        if check:
+            done.check_returncode()
+        return done
 
     def json(self, *arguments: str) -> Any:
         """Runs a `seriatim` command with --json and returns what it prints."""

@@ -16,7 +16,7 @@ import rfc8785
 from joserfc.jwk import ECKey
 
 from forgery import CLIENT_SIG, COUNT, Export, Sound, Where, claims, digest, forge, found
-from stack import SERIATIM, Up, list_entries, put_entry, put_series, until
+from stack import SERIATIM, Up, list_entries, put_entry, put_series, seriatim, until
 
 
 class Verifier:
@@ -34,15 +34,8 @@ class Verifier:
         for name, content in contents.items():
             if content is not None:
                 (self.directory / name).write_bytes(content)
-                arguments += [f"--{name}", name]
-        return subprocess.run(
-            [*SERIATIM, "verify", "--json", *arguments],
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+                arguments += [f"--{name}", str(self.directory / name)]
+        return seriatim("verify", "--json", *arguments)
 
     def findings(self, export: Export, checkpoint: bytes | None = None) -> list[Where]:
         """What is found in an export that cannot be sound: kinds and positions, all of this series."""

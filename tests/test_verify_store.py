@@ -15,7 +15,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from forgery import COUNT, Sound, digest, forge, found
-from stack import SERIATIM, Up, put_entry, put_series
+from stack import Up, put_entry, put_series, seriatim
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,7 @@ class StoreCopy:
         return receipt
 
     def verify(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*SERIATIM, "verify", "--json", "--data-dir", str(self.path), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return seriatim("verify", "--json", "--data-dir", str(self.path), *arguments)
 
 
 @pytest.fixture

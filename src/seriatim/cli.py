@@ -211,6 +211,7 @@ def serve(host: str, port: int, fd: int | None) -> None:
             log_config=None,
             log_level="warning",
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=5,
         )

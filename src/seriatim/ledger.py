@@ -10,7 +10,8 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 import msgspec
 import redis
@@ -34,6 +35,7 @@ from seriatim.model import (
 from seriatim.store import NewSeries, Store
 
 DEFINITIONS_MAX = 100_000
+READ_ENTRIES_MAX = 256
 TRIES_MAX = 20
 CHANGE_PAUSE_S = 0.05
 CHANGE_MS_MAX = 5_000
@@ -59,6 +61,44 @@ class SeriesView(msgspec.Struct, frozen=True):
     series: Series
     last_index: int
     last_entry_id: str | None
+
+
+class _Reader:
+    """Reads settled entries: what is wanted while the store answers is read together, next."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._wanted: list[tuple[Series, int, asyncio.Future[Entry | None]]] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def entry_at(self, series: Series, position: int) -> Entry | None:
+        """Returns the entry at a position, if the store has it.
+
+        Raises:
+            Unavailable: the store cannot be asked.
+        """
+        entry: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+        self._wanted.append((series, position, entry))
+        if self._running is None:
+            self._running = asyncio.get_running_loop().create_task(self._run())
+        return await entry
+
+    async def _run(self) -> None:
+        while self._wanted:
+            taken, self._wanted = self._wanted[:READ_ENTRIES_MAX], self._wanted[READ_ENTRIES_MAX:]
+            positions: dict[Series, list[int]] = {}
+            for series, position, _ in taken:
+                positions.setdefault(series, []).append(position)
+            reading = asyncio.ensure_future(asyncio.to_thread(self._store.entries_at, positions))
+            await asyncio.wait([reading])
+            for series, position, entry in taken:
+                if entry.done():  # the caller has gone
+                    continue
+                if error := reading.exception():
+                    entry.set_exception(error)
+                else:
+                    entry.set_result(reading.result().get((series.id, position)))
+        self._running = None
 
 
 class Ledger:
@@ -88,6 +128,8 @@ class Ledger:
         self._shards = shards
         self._series_max = series_max
         self._definitions: OrderedDict[str, Series] = OrderedDict()
+        self._reader = _Reader(store)
+        self._reading: dict[str, asyncio.Task[Series]] = {}
 
     # entries ------------------------------------------------------------------------------------------------------
 
@@ -177,7 +219,7 @@ class Ledger:
         return listed[:limit], len(listed) > limit
 
     async def _settled(self, series: Series, position: int, entry_id: str) -> Entry:
-        entry = await asyncio.to_thread(self._store.entry_at, series, position)
+        entry = await self._reader.entry_at(series, position)
         if entry is None or entry.id != entry_id:
             reason = f"Redis says that entry {position} of series {series.id} is settled, and the store lacks it."
             await self._warden.halt(reason)
@@ -271,7 +313,7 @@ class Ledger:
         ]
 
     async def _settled_view(self, series: Series) -> SeriesView:
-        last = await asyncio.to_thread(self._store.entry_at, series, series.position) if series.position else None
+        last = await self._reader.entry_at(series, series.position) if series.position else None
         return SeriesView(series, last.number, last.id) if last else _unused_view(series)
 
     async def _update(self, series: Series, fields: SeriesFields) -> Series:
@@ -309,10 +351,7 @@ class Ledger:
     async def _definition(self, company: str, series_id: str) -> Series:
         series = self._definitions.get(series_id)
         if series is None:
-            series = await asyncio.to_thread(self._store.series, series_id)
-            if series is None:
-                raise _no_series(series_id)
-            self._keep(series)
+            series = await self._once(series_id, lambda: asyncio.to_thread(self._read, series_id))
         if series.company != company:
             raise _no_series(series_id)
         return series
@@ -324,16 +363,27 @@ class Ledger:
 
     async def _bring(self, series_id: str, changing_since_ms: int | None) -> Series:
         """Makes Redis and this process hold the store's definition; ends a change that a crash has left."""
+        return await self._once(series_id, lambda: self._bring_now(series_id, changing_since_ms))
+
+    async def _bring_now(self, series_id: str, changing_since_ms: int | None) -> Series:
         try:
             if changing_since_ms is not None and time.time() * 1000 - changing_since_ms < CHANGE_MS_MAX:
                 await asyncio.sleep(CHANGE_PAUSE_S)
             standing = self._gate.require()
-            series = await asyncio.to_thread(self._load, standing, series_id, changing_since_ms)
+            return await asyncio.to_thread(self._load, standing, series_id, changing_since_ms)
         except Stale:  # another process came first
-            series = await asyncio.to_thread(self._read, series_id)
+            return await asyncio.to_thread(self._read, series_id)
         except Damaged as damage:
             await self._warden.halt(damage.message)
             raise
+
+    async def _once(self, series_id: str, read: Callable[[], Coroutine[Any, Any, Series]]) -> Series:
+        """Reads and keeps a definition; all who need it at the same time share one reading."""
+        reading = self._reading.get(series_id)
+        if reading is None:
+            reading = self._reading[series_id] = asyncio.get_running_loop().create_task(read())
+            reading.add_done_callback(lambda _: self._reading.pop(series_id))
+        series = await asyncio.shield(reading)
         self._keep(series)
         return series
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -363,11 +363,20 @@ class Store:
 
     def entry(self, owner: Series, entry_id: str) -> Entry | None:
         """Returns a settled entry by its id."""
-        return self._one_entry(owner, entries.c.id == entry_id)
+        with self.read() as connection:
+            found = sa.select(entries).where(entries.c.series == owner.pk, entries.c.id == entry_id)
+            row = connection.execute(found).one_or_none()
+        return None if row is None else _entry(owner.id, row)
 
-    def entry_at(self, owner: Series, position: int) -> Entry | None:
-        """Returns a settled entry by its position."""
-        return self._one_entry(owner, entries.c.position == position)
+    def entries_at(self, wanted: Mapping[Series, Collection[int]]) -> dict[tuple[str, int], Entry]:
+        """Returns settled entries of some series, by id of the series and position."""
+        found: dict[tuple[str, int], Entry] = {}
+        with self.read() as connection:
+            for owner, positions in wanted.items():
+                among = sa.select(entries).where(entries.c.series == owner.pk, entries.c.position.in_(positions))
+                for row in connection.execute(among):
+                    found[owner.id, row.position] = _entry(owner.id, row)
+        return found
 
     def entries_after(self, owner: Series, position: int, limit: int) -> list[Entry]:
         """Returns up to `limit` settled entries behind `position`, in order."""
@@ -409,12 +418,6 @@ class Store:
             upsert = self._insert(counters).values(series=owner.pk, counter=counter, period=period, value=value)
             keys = [counters.c.series, counters.c.counter, counters.c.period]
             connection.execute(upsert.on_conflict_do_update(index_elements=keys, set_={"value": value}))
-
-    def _one_entry(self, owner: Series, condition: sa.ColumnElement[bool]) -> Entry | None:
-        with self.read() as connection:
-            found = sa.select(entries).where(entries.c.series == owner.pk, condition)
-            row = connection.execute(found).one_or_none()
-        return None if row is None else _entry(owner.id, row)
 
     # signing keys and audit ---------------------------------------------------------------------------------------
 

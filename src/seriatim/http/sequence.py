@@ -8,10 +8,10 @@ import re
 from typing import Any
 
 import msgspec
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Router
 
 from seriatim.auth import Authenticator
 from seriatim.errors import (
@@ -159,17 +159,15 @@ class Sequence:
         self._authenticator = authenticator
         self._body_bytes_max = body_bytes_max
 
-    def app(self) -> Starlette:
-        """Returns the dialect as an app to mount."""
+    def app(self) -> Router:
+        """Returns the dialect as an app to mount; a path with a slash behind it is unknown, not elsewhere."""
         routes = [
             route("/series", GET=self.list_series),
             route("/series/{series_id}", GET=self.get_series, PUT=self.put_series),
             route("/series/{series_id}/entries", GET=self.list_entries),
             route("/series/{series_id}/entries/{entry_id}", GET=self.get_entry, PUT=self.put_entry),
         ]
-        app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
-        app.router.redirect_slashes = False  # a path with a slash behind it is unknown, not elsewhere
-        return app
+        return Router(routes, redirect_slashes=False)
 
     async def list_series(self, request: Request) -> Response:
         """GET /series."""
