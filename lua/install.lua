@@ -7,7 +7,7 @@
 -- KEYS[1]  shard hash: epoch, generation      KEYS[2]  series hash      KEYS[3]  outbox      KEYS[4]  bucket 0 of the
 -- id index
 -- ARGV[1]  epoch       ARGV[2]  generation    ARGV[3]  version          ARGV[4]  active, '1' or '0'
--- ARGV[5]  first number minus one             ARGV[6]  open, '1' or '0'
+-- ARGV[5]  open, '1' or '0'
 --
 -- Replies 'stale', 'missing' (to be opened, but not installed), 'damaged' (no series hash, yet other keys of the
 -- series), or 'ok'.
@@ -16,26 +16,23 @@ local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation')
 if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
   return 'stale'
 end
-local series = redis.call('HMGET', KEYS[2], 'version', 'position')
-if not series[1] then
+local version = redis.call('HGET', KEYS[2], 'version')
+if not version then
   if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then
     return 'damaged'
-  elseif ARGV[6] == '1' then
+  elseif ARGV[5] == '1' then
     return 'missing'
   end
-  redis.call('HSET', KEYS[2], 'version', ARGV[3], 'open', '0', 'active', ARGV[4], 'position', '0', 'inc', ARGV[5],
+  redis.call('HSET', KEYS[2], 'version', ARGV[3], 'open', '0', 'active', ARGV[4], 'position', '0',
     'last_time', '0', 'settled', '0', 'records', '0')
   redis.call('HSET', KEYS[4], '', '')
   return 'ok'
 end
-if tonumber(ARGV[3]) > tonumber(series[1]) then
+if tonumber(ARGV[3]) > tonumber(version) then
   redis.call('HSET', KEYS[2], 'version', ARGV[3], 'active', ARGV[4])
-  if series[2] == '0' then
-    redis.call('HSET', KEYS[2], 'inc', ARGV[5])
-  end
   redis.call('HDEL', KEYS[2], 'changing')
 end
-if ARGV[6] == '1' then
+if ARGV[5] == '1' then
   redis.call('HSET', KEYS[2], 'open', '1')
 end
 return 'ok'

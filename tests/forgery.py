@@ -47,7 +47,10 @@ class Export:
         head = digest(self.begin["genesis"].encode())
         previous = None
         for position, record in enumerate(self.records, 1):
-            changes = {"position": position, "code": record["code"], "numbers": record["numbers"], "prev": head}
+            changes = {name: record[name] for name in ("code", "numbers", "date")} | {
+                "position": position,
+                "prev": head,
+            }
             if previous is not None:
                 changes["previous_id"] = previous
             record |= {"position": position, "previous_id": previous}

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -21,7 +22,7 @@ from core import SHARDS, drain_all, make_config, make_drainer, running_front
 from seriatim import worker
 from seriatim.errors import Conflict, NotFound, Unavailable
 from seriatim.http.app import Front
-from seriatim.ledger import Ledger
+from seriatim.ledger import Ledger, Wanted
 from seriatim.model import Entry, SeriesFields, canonical_meta
 from seriatim.store import Store
 from seriatim.worker import Drainer
@@ -29,27 +30,34 @@ from stack import Valkey, new_id
 
 T = TypeVar("T")
 PAGE = 211
+DAYS = st.sampled_from([None, date(2026, 12, 31), date(2027, 1, 1), date(2020, 2, 29)])
 METAS = st.sampled_from([b"{}", canonical_meta({"k": "v"}), canonical_meta({"k": "w", "ü": "\u2028"})])
 
 
 @dataclass
 class Model:
-    """What a series must be: a list."""
+    """What a series must be: a list, and a count for every day where it counts by day."""
 
     prefix: str
     first: int
+    daily: bool = False
     active: bool = True
     entries: list[tuple[str, bytes, str]] = field(default_factory=list)
+    payloads: dict[str, tuple[bytes, date | None]] = field(default_factory=dict)
+    counts: dict[date | None, int] = field(default_factory=dict)
 
-    def issue(self, entry: str, meta: bytes) -> str:
-        code = f"{self.prefix}{self.first + len(self.entries)}"
-        self.entries.append((entry, meta, code))
+    def issue(self, wanted: Wanted) -> str:
+        day = (wanted.day or datetime.now(UTC).date()) if self.daily else None
+        self.counts[day] = self.counts.get(day, 0 if self.entries else self.first - 1) + 1
+        code = f"{self.prefix}{self.counts[day]}" + (f"/{day:%Y%m%d}" if day else "")
+        self.entries.append((wanted.id, wanted.meta, code))
+        self.payloads[wanted.id] = wanted.meta, wanted.day
         return code
 
-    def find(self, entry: str) -> tuple[int, bytes, str] | None:
-        for position, (known, meta, code) in enumerate(self.entries, 1):
+    def find(self, entry: str) -> tuple[int, str] | None:
+        for position, (known, _, code) in enumerate(self.entries, 1):
             if known == entry:
-                return position, meta, code
+                return position, code
         return None
 
 
@@ -69,9 +77,12 @@ class Machine(RuleBasedStateMachine):
         self.fronts: list[Front] = [self.enter(), self.enter()]
         self.drainer: Drainer = make_drainer(self.valkey, self.store, self.config)
         self.company = self.store.create_company(new_id(), "test").id
-        self.models = {new_id(): Model("A-", 1), new_id(): Model("B-", 998)}
-        for series, model in self.models.items():
-            fields = SeriesFields(prefix=model.prefix, start=model.first)
+        self.models = {new_id(): Model("A-", 998), new_id(): Model("B-", 3, daily=True)}
+        continuous, daily = self.models
+        for series, fields in (
+            (continuous, SeriesFields(prefix="A-", start=998)),
+            (daily, SeriesFields(format="B-%incDaily%/%yearLong%%month%%day%", start=3, chronology="free")),
+        ):
             self.run(self.fronts[0].ledger.put_series(self.company, series, fields))
 
     def enter(self) -> Front:
@@ -87,8 +98,11 @@ class Machine(RuleBasedStateMachine):
     def series(self, number: int) -> tuple[str, Model]:
         return list(self.models.items())[number]
 
-    def put(self, front: int, series: str, entry: str, meta: bytes) -> tuple[Entry, bool]:
-        return self.run(self.fronts[front].ledger.put_entry(self.company, series, entry, meta, None))
+    def put(self, front: int, series: str, wanted: Wanted) -> tuple[Entry, bool]:
+        return self.run(self.fronts[front].ledger.put_entry(self.company, series, wanted))
+
+    def day(self, model: Model, day: date | None) -> date | None:
+        return day if model.daily else None  # the other series is strict
 
     async def list_all(self, ledger: Ledger, series: str) -> list[Entry]:
         listed: list[Entry] = []
@@ -100,32 +114,61 @@ class Machine(RuleBasedStateMachine):
             listed += page
         return listed
 
-    @rule(target=ids, number=st.integers(0, 1), front=st.integers(0, 1), meta=METAS)
-    def create(self, number: int, front: int, meta: bytes) -> tuple[int, str]:
+    @rule(target=ids, number=st.integers(0, 1), front=st.integers(0, 1), meta=METAS, day=DAYS)
+    def create(self, number: int, front: int, meta: bytes, day: date | None) -> tuple[int, str]:
         series, model = self.series(number)
-        entry = new_id()
+        wanted = Wanted(new_id(), meta, day=self.day(model, day))
         if model.active:
-            made, replayed = self.put(front, series, entry, meta)
-            assert (made.code, replayed) == (model.issue(entry, meta), False)
+            made, replayed = self.put(front, series, wanted)
+            assert (made.code, replayed) == (model.issue(wanted), False)
             assert made.position == len(model.entries)
         else:
             with pytest.raises(Conflict):
-                self.put(front, series, entry, meta)
-        return number, entry
+                self.put(front, series, wanted)
+        return number, wanted.id
 
-    @rule(known=ids, front=st.integers(0, 1), meta=METAS)
-    def put_again(self, known: tuple[int, str], front: int, meta: bytes) -> None:
+    @rule(known=ids, front=st.integers(0, 1), meta=METAS, day=DAYS)
+    def put_again(self, known: tuple[int, str], front: int, meta: bytes, day: date | None) -> None:
         series, model = self.series(known[0])
+        wanted = Wanted(known[1], meta, day=self.day(model, day))
         found = model.find(known[1])
         if found is None and model.active:
-            made, replayed = self.put(front, series, known[1], meta)
-            assert (made.code, replayed) == (model.issue(known[1], meta), False)
-        elif found is None or found[1] != meta:
+            made, replayed = self.put(front, series, wanted)
+            assert (made.code, replayed) == (model.issue(wanted), False)
+        elif found is None or model.payloads[known[1]] != (meta, wanted.day):
             with pytest.raises(Conflict):
-                self.put(front, series, known[1], meta)
+                self.put(front, series, wanted)
         else:
-            made, replayed = self.put(front, series, known[1], meta)
-            assert (made.position, made.code, replayed) == (found[0], found[2], True)
+            made, replayed = self.put(front, series, wanted)
+            assert (made.position, made.code, replayed) == (*found, True)
+
+    @rule(
+        number=st.integers(0, 1),
+        front=st.integers(0, 1),
+        days=st.lists(DAYS, min_size=1, max_size=40),
+        again=st.lists(ids, max_size=5),
+        spoiled=st.booleans(),
+    )
+    def create_batch(
+        self, number: int, front: int, days: list[date | None], again: list[tuple[int, str]], *, spoiled: bool
+    ) -> None:
+        series, model = self.series(number)
+        wanted = [Wanted(new_id(), day=self.day(model, day)) for day in days]
+        for at, (of, known) in enumerate(again):
+            if of == number and model.find(known):
+                meta, day = model.payloads[known]
+                wanted.insert(at * 3 % len(wanted), Wanted(known, meta, day=day))
+        if spoiled and model.entries:
+            wanted.append(Wanted(model.entries[0][0], b'{"another":"payload"}'))
+        batch = self.fronts[front].ledger.put_batch(self.company, series, wanted)
+        if (spoiled and model.entries) or not model.active:
+            with pytest.raises(Conflict):
+                self.run(batch)
+            return
+        for one, (made, replayed) in zip(wanted, self.run(batch), strict=True):
+            found = model.find(one.id)
+            code = found[1] if found else model.issue(one)
+            assert (made.id, made.code, replayed) == (one.id, code, found is not None)
 
     @rule(number=st.integers(0, 1), count=st.integers(2, 50), doubled=st.booleans())
     @precondition(lambda self: all(model.active for model in self.models.values()))
@@ -136,7 +179,7 @@ class Machine(RuleBasedStateMachine):
 
         async def put_all() -> list[tuple[Entry, bool]]:
             puts = [
-                self.fronts[at % 2].ledger.put_entry(self.company, series, entry, b"{}", None)
+                self.fronts[at % 2].ledger.put_entry(self.company, series, Wanted(entry))
                 for at, entry in enumerate(asked)
             ]
             return await asyncio.gather(*puts)
@@ -146,7 +189,7 @@ class Machine(RuleBasedStateMachine):
         assert sum(not replayed for _, replayed in answers) == count
         assert {made.id for made in by_position.values()} == set(ids)
         for position in range(len(model.entries) + 1, len(model.entries) + count + 1):
-            assert model.issue(by_position[position].id, b"{}") == by_position[position].code
+            assert model.issue(Wanted(by_position[position].id)) == by_position[position].code
 
     @rule(number=st.integers(0, 1), front=st.integers(0, 1), active=st.booleans())
     def activate(self, number: int, front: int, *, active: bool) -> None:
@@ -157,7 +200,9 @@ class Machine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 1), front=st.integers(0, 1), prefix=st.sampled_from(["C-", "D-"]))
     def change_prefix(self, number: int, front: int, prefix: str) -> None:
         series, model = self.series(number)
-        change = self.fronts[front].ledger.put_series(self.company, series, SeriesFields(prefix=prefix))
+        form = f"{prefix}%incDaily%/%yearLong%%month%%day%" if model.daily else None
+        fields = SeriesFields(format=form) if model.daily else SeriesFields(prefix=prefix)
+        change = self.fronts[front].ledger.put_series(self.company, series, fields)
         if model.entries and prefix != model.prefix:
             with pytest.raises(Conflict):
                 self.run(change)
@@ -210,7 +255,7 @@ class Machine(RuleBasedStateMachine):
             view = self.run(ledger.series(self.company, series))
             assert view.last_entry_id == (model.entries[-1][0] if model.entries else None)
             if model.entries:
-                assert view.last_index == model.first + len(model.entries) - 1
+                assert view.last_index == listed[-1].number
                 last = self.run(ledger.entry(self.company, series, model.entries[-1][0]))
                 assert replace(last, receipt=None, settled_at=None) == replace(
                     listed[-1], receipt=None, settled_at=None

@@ -25,7 +25,10 @@ ROUTES = {
     ("GET", "/series"): "read",
     ("GET", "/series/{series_id}"): "read",
     ("PUT", "/series/{series_id}"): "manage",
+    ("GET", "/series/{series_id}/preview"): "read",
+    ("POST", "/series/preview"): "read",
     ("GET", "/series/{series_id}/entries"): "read",
+    ("POST", "/series/{series_id}/entries"): "allocate",
     ("GET", "/series/{series_id}/entries/{entry_id}"): "read",
     ("PUT", "/series/{series_id}/entries/{entry_id}"): "allocate",
 }
@@ -38,7 +41,8 @@ def principal(authenticator: Authenticator, key: str) -> Principal:
 
 def call(client: httpx.Client, route: tuple[str, str], series: str, entry: str) -> httpx.Response:
     path = "/sequence/v1" + route[1].format(series_id=series, entry_id=entry)
-    return client.request(route[0], path, json={} if route[0] in {"PUT", "POST"} else None)
+    body = {"list": [{"id": entry}]} if route == ("POST", "/series/{series_id}/entries") else {}
+    return client.request(route[0], path, json=None if route[0] == "GET" else body)
 
 
 def create_key(up: Up, company: str, scope: str | None = None) -> str:

@@ -168,6 +168,12 @@ def test_series_are_listed_and_shown(shared_up: Up, client: httpx.Client) -> Non
         "padding": 5,
         "suffix": "",
         "start": 7,
+        "format": None,
+        "timezone": "UTC",
+        "fiscal_year_start": "01-01",
+        "chronology": "strict",
+        "max_length": None,
+        "charset": None,
     }
     assert shown in shared_up.json("series", "list")
     assert "name: Verkauf" in shared_up.run("series", "show", series).stdout.splitlines()

@@ -13,6 +13,7 @@ from core import drain_all, make_config, make_drainer, make_series, running_fron
 from seriatim import scripts, worker
 from seriatim.config import Config
 from seriatim.errors import Conflict, Halted, NotFound
+from seriatim.ledger import Wanted
 from seriatim.model import Entry, SeriesFields, Standing
 from seriatim.store import Store
 from stack import Valkey, new_id
@@ -53,11 +54,11 @@ def test_own_writes_are_read_at_every_moment(
             written: list[Entry] = []
             for _ in range(150):
                 # When entries are written, then each is read at once, by id, by replay, in the list, in the series
-                entry, _ = await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+                entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
                 written.append(entry)
                 read, (again, _), (listed, _), view = await asyncio.gather(
                     front.ledger.entry(company, series, entry.id),
-                    front.ledger.put_entry(company, series, entry.id, b"{}", None),
+                    front.ledger.put_entry(company, series, Wanted(entry.id)),
                     front.ledger.entries(company, series, None, 1000),
                     front.ledger.series(company, series),
                 )
@@ -82,7 +83,7 @@ def test_paging_during_creation_and_settlement_neither_skips_nor_repeats(
         drainer = make_drainer(valkey, store, config)
         async with running_front(config) as front:
             series = await make_series(front, company)
-            await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+            await front.ledger.put_entry(company, series, Wanted(new_id()))
             growing = asyncio.create_task(_grow(front, company, series))
             seen: list[int] = []
             after: str | None = None
@@ -102,7 +103,7 @@ def test_paging_during_creation_and_settlement_neither_skips_nor_repeats(
 
 async def _grow(front, company: str, series: str) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
     for _ in range(60):
-        await asyncio.gather(*(front.ledger.put_entry(company, series, new_id(), b"{}", None) for _ in range(5)))
+        await asyncio.gather(*(front.ledger.put_entry(company, series, Wanted(new_id())) for _ in range(5)))
 
 
 def _unsettled(entry: Entry) -> Entry:
@@ -123,7 +124,7 @@ def test_a_load_that_crashed_halfway_is_continued(
                 store.mark_loaded(held(store, series), standing.epoch)
 
             # When a number is asked for, then it is issued
-            entry, _ = await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+            entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
             assert entry.position == 1
 
     asyncio.run(run())
@@ -134,13 +135,13 @@ def test_a_loaded_series_that_is_missing_halts(valkey: Valkey, store: Store, con
         async with running_front(config) as front:
             # Given a series that the store calls loaded, gone from the server
             series = await make_series(front, company)
-            await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+            await front.ledger.put_entry(company, series, Wanted(new_id()))
             for key in valkey.client.scan_iter(f"*{series}*"):
                 valkey.client.delete(key)
 
             # When a number is asked for, then that is loss, not a cold start
             with pytest.raises(Halted, match=f"lost series {series}"):
-                await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+                await front.ledger.put_entry(company, series, Wanted(new_id()))
             assert store.data_set().state == "halted"
 
     asyncio.run(run())
@@ -166,7 +167,7 @@ def test_a_change_that_a_crash_has_left_is_ended_from_the_store(
                 valkey.client.hset(scripts.series_key(before.shard, series), "changing", long_ago)
 
             # When a number is asked for, then it follows the definition that the store holds
-            entry, _ = await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+            entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
             assert entry.code == ("NEW-1" if committed else "OLD-1")
 
             # And the change that was left can no longer be committed
@@ -185,7 +186,7 @@ def test_two_processes_that_change_and_use_a_series_agree(
             for _ in range(10):
                 series = await make_series(one, company, SeriesFields(prefix="A-"))
                 changing = one.ledger.put_series(company, series, SeriesFields(prefix="B-"))
-                issuing = other.ledger.put_entry(company, series, new_id(), b"{}", None)
+                issuing = other.ledger.put_entry(company, series, Wanted(new_id()))
                 changed, issued = await asyncio.gather(changing, issuing, return_exceptions=True)
 
                 # Then the code is of the definition that the store holds, whichever came first
@@ -234,11 +235,11 @@ def test_another_companys_series_does_not_exist(store: Store, config: Config, co
         stranger = store.create_company("stranger", "test").id
         async with running_front(config) as front:
             series = await make_series(front, company)
-            entry, _ = await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+            entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
 
             # When another company asks for it in every way, then there is none
             for call in (
-                front.ledger.put_entry(stranger, series, new_id(), b"{}", None),
+                front.ledger.put_entry(stranger, series, Wanted(new_id())),
                 front.ledger.put_series(stranger, series, SeriesFields(name="mine")),
                 front.ledger.series(stranger, series),
                 front.ledger.entry(stranger, series, entry.id),
@@ -258,7 +259,7 @@ def test_a_standing_of_the_past_is_renewed_without_the_caller_noticing(
         # Given two processes, one of which met the server anew after a restart
         async with running_front(config) as one, running_front(config) as other:
             series = await make_series(one, company)
-            await one.ledger.put_entry(company, series, new_id(), b"{}", None)
+            await one.ledger.put_entry(company, series, Wanted(new_id()))
             old = other.gate.require()
             valkey.kill()
             valkey.start()
@@ -267,7 +268,7 @@ def test_a_standing_of_the_past_is_renewed_without_the_caller_noticing(
             assert other.gate.standing in (old, Standing(old.epoch, old.generation + 1))
 
             # When the other goes on under what it knew, then it is answered
-            entry, _ = await other.ledger.put_entry(company, series, new_id(), b"{}", None)
+            entry, _ = await other.ledger.put_entry(company, series, Wanted(new_id()))
             assert entry.position == 2
             assert other.gate.require().generation == old.generation + 1
 

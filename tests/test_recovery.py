@@ -12,6 +12,7 @@ import pytest
 from core import drain_all, make_config, make_drainer, make_series, running_front
 from seriatim import recovery, scripts
 from seriatim.errors import Halted, Unavailable
+from seriatim.ledger import Wanted
 from seriatim.model import Standing
 from seriatim.store import Store
 from stack import Up, Valkey, entry_path, new_id, put_entry, put_series, until
@@ -27,7 +28,7 @@ async def issue(valkey: Valkey, store: Store, count: int, *, series: str = "", c
     async with running_front(make_config(valkey, store.engine.url.render_as_string(hide_password=False))) as front:
         series = series or await make_series(front, company)
         for _ in range(count):
-            await front.ledger.put_entry(company, series, new_id(), b"{}", None)
+            await front.ledger.put_entry(company, series, Wanted(new_id()))
     return series, company
 
 
@@ -262,17 +263,17 @@ def test_one_contradiction_halts_every_process(valkey: Valkey, store: Store) -> 
         company = store.create_company("c", "test").id
         async with running_front(config) as one, running_front(config) as other:
             series, sound = await make_series(one, company), await make_series(one, company)
-            await one.ledger.put_entry(company, series, new_id(), b"{}", None)
-            await other.ledger.put_entry(company, sound, new_id(), b"{}", None)
+            await one.ledger.put_entry(company, series, Wanted(new_id()))
+            await other.ledger.put_entry(company, sound, Wanted(new_id()))
             valkey.client.delete(scripts.outbox_key(_shard(store, series), series))
 
             # When one of them meets the damage
             with pytest.raises(Halted, match="outbox holds 0 records instead of 1"):
-                await one.ledger.put_entry(company, series, new_id(), b"{}", None)
+                await one.ledger.put_entry(company, series, Wanted(new_id()))
 
             # Then both refuse every series at once, and the store keeps the reason
             with pytest.raises(Halted):
-                await other.ledger.put_entry(company, sound, new_id(), b"{}", None)
+                await other.ledger.put_entry(company, sound, Wanted(new_id()))
             assert store.data_set().state == "halted"
         with pytest.raises(Halted, match="outbox holds 0 records"):
             meet(valkey, store)

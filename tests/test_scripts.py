@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
+from msgspec.structs import replace
 
 from seriatim import scripts
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
-from seriatim.formats import Plan
-from seriatim.model import COUNTER_MAX, Numbering, Series, Standing, fingerprint, uuid_bytes
+from seriatim.formats import Window
+from seriatim.model import COUNTER_MAX, Counted, Numbering, Series, Standing, fingerprint, uuid_bytes
 from stack import Valkey, new_id
 
 STANDING = Standing("epoch", 1)
 ALWAYS = (0, 2**52)
+TODAY = date(2026, 11, 21)
 SHARD = 3
 MARK = fingerprint(b"{}")
 
 
-def make_series(*, version: int = 1, active: bool = True, start: int | None = None) -> Series:
+def make_series(*, version: int = 1, active: bool = True, start: int | None = None, **numbering: Any) -> Series:
     return Series(
         pk=1,
         id=new_id(),
@@ -32,7 +35,7 @@ def make_series(*, version: int = 1, active: bool = True, start: int | None = No
         name="",
         description="",
         code="",
-        numbering=Numbering(prefix="A-", padding=3, start=start),
+        numbering=replace(Numbering(prefix="A-", padding=3, start=start), **numbering),
         sig=None,
         active=active,
         default=True,
@@ -61,15 +64,22 @@ def opened(server: Valkey, series: Series) -> Series:
     return series
 
 
-def group(series: Series, ids: list[str], mark: bytes = MARK, window: tuple[int, int] = ALWAYS) -> scripts.Group:
-    plan = Plan(*window, "2026-11-21", series.numbering.prefix, series.numbering.padding, series.numbering.suffix)
-    return scripts.Group(series, plan, [(uuid_bytes(one) + mark, b'{"k":"v"}', b"") for one in ids])
+def group(
+    series: Series, ids: list[str], *days: str, mark: bytes = MARK, window: tuple[int, int] = ALWAYS
+) -> scripts.Group:
+    """Requests for these ids, each with a meta; for these days, or else for today."""
+    made = scripts.Group(series, Window(*window, TODAY))
+    for number, one in enumerate(ids):
+        day = date.fromisoformat(days[number]) if days else None
+        made.add(day, (uuid_bytes(one) + mark, b'{"k":"v"}', b""))
+    return made
 
 
-def allocate(server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6) -> list[list[Any]]:
+def allocate(server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6, atomic: bool = False) -> list[list[Any]]:
     async def call() -> list[list[Any]]:
         async with redis.asyncio.Redis.from_url(server.url) as client:
-            return (await scripts.allocate(client, STANDING, SHARD, groups, backlog_max)).replies
+            allocated = await scripts.allocate(client, STANDING, SHARD, groups, backlog_max=backlog_max, atomic=atomic)
+            return allocated.replies
 
     return asyncio.run(call())
 
@@ -89,20 +99,12 @@ def test_one_call_answers_each_request_for_itself(server: Valkey) -> None:
     allocate(server, group(one, [old]))
 
     # When one call carries a conflict, a new id, the new id again, and requests for the other series
-    replies = allocate(
-        server,
-        scripts.Group(
-            one,
-            group(one, []).plan,
-            [
-                (uuid_bytes(old) + b"another!", b"", b""),
-                (uuid_bytes(new) + MARK, b"", b"a.b.c"),
-                (uuid_bytes(new) + MARK, b"", b"d.e.f"),
-                (uuid_bytes(old) + MARK, b"", b""),
-            ],
-        ),
-        group(other, [twice, new_id()]),
-    )
+    mixed = group(one, [])
+    mixed.add(None, (uuid_bytes(old) + b"another!", b"", b""))
+    mixed.add(None, (uuid_bytes(new) + MARK, b"", b"a.b.c"))
+    mixed.add(None, (uuid_bytes(new) + MARK, b"", b"d.e.f"))
+    mixed.add(None, (uuid_bytes(old) + MARK, b"", b""))
+    replies = allocate(server, mixed, group(other, [twice, new_id()]))
 
     # Then the conflict touches no neighbour, the repetition is a replay, and each series counts for itself
     assert [reply[0] for reply in replies] == [b"conflict", b"issued", b"replayed", b"replayed", b"issued", b"issued"]
@@ -131,7 +133,7 @@ def test_the_counter_stops_at_the_largest_exact_number(server: Valkey) -> None:
     replies = allocate(server, group(series, [new_id(), new_id()]))
 
     # Then the last is written digit by digit and the next is refused
-    assert replies[0][2:4] == [COUNTER_MAX, b"A-9007199254740991"]
+    assert replies[0][2:4] == [b"9007199254740991", b"A-9007199254740991"]
     assert replies[1] == [b"exhausted"]
 
 
@@ -169,6 +171,9 @@ def refused_series(server: Valkey) -> dict[str, tuple[scripts.Group, bytes]]:
     scripts.install(server.client, STANDING, closed, opened=False)
     good = opened(server, make_series())
     newer = opened(server, make_series(version=2))
+    used = opened(server, make_series())
+    allocate(server, group(used, [new_id()]))
+    long = opened(server, make_series(start=1000, max_length=5))
     return {
         "inactive": (group(inactive, [new_id()]), b"inactive"),
         "changing": (group(changing, [new_id()]), b"changing"),
@@ -176,16 +181,14 @@ def refused_series(server: Valkey) -> dict[str, tuple[scripts.Group, bytes]]:
         "unknown": (group(make_series(), [new_id()]), b"unloaded"),
         "past window": (group(good, [new_id()], window=(0, 1)), b"window"),
         "future window": (group(good, [new_id()], window=(2**51, 2**52)), b"window"),
-        "old definition": (
-            scripts.Group(make_like(newer, 1), group(newer, []).plan, group(newer, [new_id()]).requests),
-            b"version",
-        ),
+        "old definition": (group(make_like(newer, 1), [new_id()]), b"version"),
+        "tomorrow": (group(good, [new_id()], "2026-11-22"), b"future"),
+        "yesterday": (group(used, [new_id()], "2026-11-20"), b"past"),
+        "long": (group(long, [new_id()]), b"overflow"),
     }
 
 
 def make_like(series: Series, version: int) -> Series:
-    from msgspec.structs import replace  # noqa: PLC0415
-
     return replace(series, version=version)
 
 
@@ -201,6 +204,101 @@ def test_refusals_leave_every_key_as_it_was(server: Valkey) -> None:
         # Then the answer says why, and nothing has changed
         assert replies[0][0] == word, name
         assert server.dump() == before, name
+
+
+FORMAT = "%incYearly%/%yearLong%-%incMonthly%/%month%-%incDaily%"
+
+
+def test_each_counter_begins_anew_with_its_period_and_a_free_series_goes_back_to_any(server: Valkey) -> None:
+    # Given a free series that counts by year, month and day, and begins with 7
+    series = opened(server, make_series(start=7, prefix="", padding=2, format=FORMAT, chronology="free"))
+
+    # When numbers are asked for in one call: over a new day, month and year, and back
+    days = ["2026-12-30", "2026-12-30", "2026-12-31", "2027-01-01", "2026-12-30", "2026-11-30", "2027-01-01"]
+    replies = allocate(server, group(series, [new_id() for _ in days], *days))
+
+    # Then every counter continues where it stood in that period; `start` holds for the first periods alone
+    assert [reply[3].decode() for reply in replies] == [
+        "07/2026-07/12-07",
+        "08/2026-08/12-08",
+        "09/2026-09/12-01",
+        "01/2027-01/01-01",
+        "10/2026-10/12-09",
+        "11/2026-01/11-01",
+        "02/2027-02/01-02",
+    ]
+    assert [reply[5].decode() for reply in replies] == days
+    assert scripts.numbers(replies[0][2]) == (
+        Counted("incYearly", "2026", 7),
+        Counted("incMonthly", "2026-12", 7),
+        Counted("incDaily", "2026-12-30", 7),
+    )
+
+    # And so does the next call
+    (reply,) = allocate(server, group(series, [new_id()], "2026-12-30"))
+    assert reply[3] == b"12/2026-11/12-10"
+
+
+def test_a_strict_series_goes_neither_back_nor_ahead_and_forgets_what_is_over(server: Valkey) -> None:
+    # Given a strict series with an entry of today's
+    series = opened(server, make_series(prefix="", format=FORMAT))
+    known = new_id()
+    allocate(server, group(series, [known], "2026-11-20"))
+
+    # When one call asks for the day before, the day after, and today
+    days = ["2026-11-19", "2026-11-22", "2026-11-21", "2026-11-20"]
+    replies = allocate(server, group(series, [new_id() for _ in days], *days))
+
+    # Then today's is issued, and the others are refused with what they would have to follow
+    assert replies[0] == [b"past", b"2026-11-20"]
+    assert replies[1] == [b"future", b"2026-11-21"]
+    assert replies[2][3] == b"002/2026-002/11-001"
+    assert replies[3] == [b"past", b"2026-11-21"]
+
+    # And the counter of a day that is over takes no more room, while its entry is still found
+    kept = set(server.client.hgetall(scripts.series_key(SHARD, series.id)))
+    assert {name for name in kept if b"inc" in name} == {
+        b"incDaily:2026-11-21",
+        b"incMonthly:2026-11",
+        b"incYearly:2026",
+    }
+    assert allocate(server, group(series, [known], "2026-11-20"))[0][:2] == [b"replayed", 1]
+
+
+def test_the_digits_of_all_counters_count_towards_the_longest_code(server: Valkey) -> None:
+    # Given a series whose code has room for three digits, of two counters
+    series = opened(server, make_series(padding=0, format="%inc%-%incDaily%", max_length=4, start=9, prefix=""))
+
+    # When it counts from 9 to 10
+    replies = allocate(server, group(series, [new_id(), new_id()]))
+
+    # Then the first code fits, and the second with its four digits is refused
+    assert replies[0][3] == b"9-9"
+    assert replies[1] == [b"overflow", 4]
+    assert server.client.hget(scripts.series_key(SHARD, series.id), "position") == b"1"
+
+
+def test_a_batch_is_one_run_or_nothing(server: Valkey) -> None:
+    # Given a series with an entry
+    series = opened(server, make_series(chronology="free"))
+    known = new_id()
+    allocate(server, group(series, [known]))
+
+    # When a batch carries new ids, the known one in the middle, and a new one twice
+    one, two = new_id(), new_id()
+    replies = allocate(server, group(series, [one, known, two, one]), atomic=True)
+
+    # Then the new ones follow one another, and repetitions are answered in their places
+    assert [reply[:2] for reply in replies] == [[b"issued", 2], [b"replayed", 1], [b"issued", 3], [b"replayed", 2]]
+
+    # And with one element that is refused, nothing changes at all
+    before = server.dump()
+    refused = group(series, [new_id(), new_id()])
+    refused.add(None, (uuid_bytes(known) + b"another!", b"", b""))
+    assert [reply[0] for reply in allocate(server, refused, atomic=True)] == [b"issued", b"issued", b"conflict"]
+    assert server.dump() == before
+    assert allocate(server, group(series, [new_id() for _ in range(3)]), backlog_max=5, atomic=True)[2] == [b"backlog"]
+    assert server.dump() == before
 
 
 def test_a_full_backlog_refuses_only_what_does_not_fit(server: Valkey) -> None:

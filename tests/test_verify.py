@@ -305,7 +305,7 @@ def test_a_chain_signed_again_with_the_service_s_own_key_is_found_by_a_checkpoin
 
     # And when a record was changed, not left out, the checkpoint's hash tells
     changed = Export(sound.text)
-    changed.at(2)["code"] = "ES-9999"
+    changed.at(2)["date"] = "2020-02-29"
     changed.sign_again(key, sound.kid)
     assert verifier.run(b"".join(changed.lines())).returncode == 0
     assert verifier.findings(changed, sound.checkpoint) == [("broken_link", COUNT)]
@@ -313,8 +313,14 @@ def test_a_chain_signed_again_with_the_service_s_own_key_is_found_by_a_checkpoin
 
 def test_a_changed_genesis_is_found(verifier: Verifier, export: Export) -> None:
     # Given an export that tells another beginning, when it is verified, then the first link does not hold
-    export.begin["genesis"] = export.begin["genesis"].replace('"padding":4', '"padding":5')
+    sound = export.begin["genesis"]
+    export.begin["genesis"] = sound.replace('"type":"invoice"', '"type":"receipt"')
     assert verifier.findings(export) == [("broken_link", 1)]
+
+    # And when it tells of another format, no code is what it makes of the numbers
+    export.begin["genesis"] = sound.replace('"padding":4', '"padding":5')
+    wrong = [("wrong_code", position) for position in range(1, COUNT + 1)]
+    assert sorted(verifier.findings(export)) == [("broken_link", 1), *wrong]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def chain(
 ) -> list[dict[str, Any]]:
     """An export of a series, made of what the worker signs with and of nothing else; `faults` are signed, too."""
     series, start, previous = "5e7e0000-0000-4000-8000-000000000000", 7, None
-    genesis = rfc8785.dumps({"v": 1, "kind": "genesis", "series": series, "start": start}).decode()
+    genesis = rfc8785.dumps({"v": 1, "kind": "genesis", "series": series, "start": start, "prefix": "A-"}).decode()
     head, records = digest(genesis.encode()), []
     for position, (meta, signed) in enumerate(contents, 1):
         entry = Entry(
@@ -160,7 +160,10 @@ def test_any_record_out_of_place_is_found(
     [
         ({"previous_id": "00000000-0000-4000-8000-000000000001"}, [("broken_link", 3)]),
         ({"previous_id": None}, [("broken_link", 3)]),
-        ({"numbers": (Counted("inc", "", 10),)}, [("number_gap", 3), ("number_gap", 4)]),
+        ({"numbers": (Counted("inc", "", 10),)}, [("wrong_code", 3), ("number_gap", 3), ("number_gap", 4)]),
+        ({"code": "A-10"}, [("wrong_code", 3), ("repeated_code", 4)]),
+        ({"date": "2026-13-01"}, [("wrong_code", 3)]),
+        ({"numbers": (Counted("incYearly", "2026", 9),)}, [("wrong_code", 3), ("number_gap", 3), ("number_gap", 4)]),
         (
             {"numbers": (Counted("inc", "", 8),), "code": "A-8"},
             [("repeated_code", 3), ("number_gap", 3), ("number_gap", 4)],

@@ -172,7 +172,9 @@ def test_a_store_is_sound_while_it_grows(shared_up: Up) -> None:
         growing = pool.map(lambda _: put_entry(client, series), range(1500))
 
         # When it is verified meanwhile, then no settlement in between is taken for a fault
-        results = [shared_up.json("verify", "--series", series) for _ in range(3)]
+        results: list[dict[str, Any]] = []
+        while not results or results[-1]["entries"] < 1000:
+            results.append(shared_up.json("verify", "--series", series))
         assert len(list(growing)) == 1500
-    assert [result["findings"] for result in results] == [[], [], []]
-    assert results[-1]["entries"] > 0
+    assert [result for result in results if result["findings"]] == []
+    assert len(results) > 2

@@ -20,6 +20,7 @@ from core import drain_all, make_config, make_drainer, make_series, running_fron
 from faulty_worker import POINTS
 from seriatim import scripts, worker
 from seriatim.errors import Damaged, Stale
+from seriatim.ledger import Wanted
 from seriatim.model import Entry
 from seriatim.signing import JsonWebKeySet
 from seriatim.store import Store
@@ -45,7 +46,7 @@ async def issue(valkey: Valkey, store: Store, *, entries: int = ENTRIES) -> dict
     async with running_front(make_config(valkey, url_of(store))) as front:
         for _ in range(SERIES):
             series = await make_series(front, company)
-            puts = [front.ledger.put_entry(company, series, new_id(), b'{"k":"v"}', None) for _ in range(entries)]
+            puts = [front.ledger.put_entry(company, series, Wanted(new_id(), b'{"k":"v"}')) for _ in range(entries)]
             told[series] = sorted([entry for entry, _ in await asyncio.gather(*puts)], key=lambda entry: entry.position)
     return told
 

@@ -1,7 +1,8 @@
 """The core: requests that wait together travel together.
 
 One call of allocate.lua is in flight per shard; what arrives meanwhile goes with the next. Each request is answered
-for itself. The allocator knows neither store nor worker: what it cannot settle with Redis alone it raises.
+for itself; a batch is a call of its own, all or nothing. The allocator knows neither store nor worker: what it cannot
+settle with Redis alone it raises.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -17,9 +19,9 @@ import redis.asyncio
 import structlog
 
 from seriatim import scripts
-from seriatim.errors import Conflict, Damaged, SeriatimError, Unavailable
-from seriatim.formats import plan
-from seriatim.model import Series, Standing
+from seriatim.errors import Conflict, Damaged, Invalid, SeriatimError, Unavailable
+from seriatim.formats import window
+from seriatim.model import Counted, Series, Standing
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -65,11 +67,27 @@ class Uninstalled(Unavailable):
         self.changing_since_ms = changing_since_ms
 
 
+class Order(msgspec.Struct, frozen=True):
+    """A number that is asked for.
+
+    Args:
+        tag: the id's 16 bytes, then 8 bytes of the payload's fingerprint.
+        meta: canonical JSON, or empty.
+        sig: the client's signature, or empty.
+        day: the document's date; None for today.
+    """
+
+    tag: bytes
+    meta: bytes
+    sig: bytes
+    day: date | None
+
+
 class Issued(msgspec.Struct, frozen=True):
     """An entry as allocate.lua answered it. `sig` is the signature that was kept, for a replay."""
 
     position: int
-    number: int
+    numbers: tuple[Counted, ...]
     code: str
     created_at: int
     date: str
@@ -85,13 +103,11 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class _Request:
-    __slots__ = ("answer", "meta", "series", "sig", "tag", "tries")
+    __slots__ = ("answer", "order", "series", "tries")
 
-    def __init__(self, series: Series, tag: bytes, meta: bytes, sig: bytes) -> None:
+    def __init__(self, series: Series, order: Order) -> None:
         self.series = series
-        self.tag = tag
-        self.meta = meta
-        self.sig = sig
+        self.order = order
         self.tries = 0
         self.answer: asyncio.Future[Issued | Settled] = asyncio.get_running_loop().create_future()
 
@@ -102,17 +118,24 @@ class _Lane:
     __slots__ = ("running", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[_Request] = deque()
+        self.waiting: deque[_Request | list[_Request]] = deque()
         self.running: asyncio.Task[None] | None = None
 
-    def take(self) -> list[_Request]:
+    def take(self) -> tuple[list[_Request], bool]:
+        """Returns what goes with the next call, and whether it is a batch."""
         taken: list[_Request] = []
         size = 0
         while self.waiting and len(taken) < CALL_REQUESTS_MAX and size < CALL_BYTES_MAX:
-            request = self.waiting.popleft()
-            size += len(request.meta) + len(request.sig)
+            request = self.waiting[0]
+            if isinstance(request, list):
+                if not taken:
+                    self.waiting.popleft()
+                    return request, True
+                break
+            self.waiting.popleft()
+            size += len(request.order.meta) + len(request.order.sig)
             taken.append(request)
-        return taken
+        return taken, False
 
 
 class Allocator:
@@ -128,30 +151,42 @@ class Allocator:
         self._lanes: dict[int, _Lane] = {}
         self._skew_ms = 0
 
-    async def allocate(self, series: Series, tag: bytes, meta: bytes, sig: bytes) -> Issued | Settled:
-        """Issues the next number of a series, or answers what its id was issued before.
-
-        Args:
-            series: the definition to issue under.
-            tag: the id's 16 bytes, then 8 bytes of the payload's fingerprint.
-            meta: canonical JSON, or empty.
-            sig: the client's signature, or empty.
+    async def allocate(self, series: Series, order: Order) -> Issued | Settled:
+        """Issues the next number of a series, or answers what the order's id was issued before.
 
         Raises:
             Conflict: the id was issued with another payload, or the series takes no new entries.
+            Invalid: the series is strict, and the date is not the next.
             Uninstalled: Redis holds another definition, or none.
             Stale: the Redis server must be met first.
             Unavailable: the outcome is unknown.
         """
         self._gate.require()
-        request = _Request(series, tag, meta, sig)
-        lane = self._lanes.get(series.shard)
-        if lane is None:
-            lane = self._lanes[series.shard] = _Lane()
-        self._enqueue(lane, series.shard, request)
+        request = _Request(series, order)
+        self._enqueue(self._lane(series.shard), series.shard, request)
         return await request.answer
 
-    def _enqueue(self, lane: _Lane, shard: int, request: _Request) -> None:
+    async def allocate_batch(self, series: Series, orders: Sequence[Order]) -> list[Issued | Settled]:
+        """Issues one contiguous run in this order, ids that were issued before answered in their places; or nothing.
+
+        Raises:
+            As `allocate`; the error's fields name the first order that is refused, as `list[3]`.
+        """
+        self._gate.require()
+        requests = [_Request(series, order) for order in orders]
+        self._enqueue(self._lane(series.shard), series.shard, requests)
+        await asyncio.wait([request.answer for request in requests])
+        for request in requests:
+            request.answer.exception()  # retrieved: all have the same
+        return [request.answer.result() for request in requests]
+
+    def _lane(self, shard: int) -> _Lane:
+        lane = self._lanes.get(shard)
+        if lane is None:
+            lane = self._lanes[shard] = _Lane()
+        return lane
+
+    def _enqueue(self, lane: _Lane, shard: int, request: _Request | list[_Request]) -> None:
         lane.waiting.append(request)
         if lane.running is None:
             lane.running = asyncio.get_running_loop().create_task(self._run(lane, shard))
@@ -160,9 +195,9 @@ class Allocator:
         taken: list[_Request] = []
         try:
             while lane.waiting:
-                taken = lane.take()
+                taken, batch = lane.take()
                 try:
-                    await self._call(lane, shard, taken)
+                    await self._call(lane, shard, taken, batch=batch)
                 except SeriatimError as error:
                     _fail(taken, error)
                 except Exception:
@@ -170,13 +205,11 @@ class Allocator:
                     _fail(taken, Unavailable("The allocation was interrupted. Repeat it with the same id."))
         finally:
             lane.running = None
-            _fail(
-                [*taken, *lane.waiting],
-                Unavailable("Seriatim is stopping. Repeat the request with the same id."),
-            )
+            left = [one for waiting in lane.waiting for one in (waiting if isinstance(waiting, list) else [waiting])]
+            _fail([*taken, *left], Unavailable("Seriatim is stopping. Repeat the request with the same id."))
             lane.waiting.clear()
 
-    async def _call(self, lane: _Lane, shard: int, taken: list[_Request]) -> None:
+    async def _call(self, lane: _Lane, shard: int, taken: list[_Request], *, batch: bool) -> None:
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
         now_ms = local_ms + self._skew_ms
@@ -185,14 +218,20 @@ class Allocator:
         for request in taken:
             name = request.series.id
             if name not in groups:
-                groups[name] = scripts.Group(request.series, plan(request.series.numbering, now_ms), [])
+                groups[name] = scripts.Group(request.series, window(request.series.numbering.timezone, now_ms))
                 members[name] = []
-            groups[name].requests.append((request.tag, request.meta, request.sig))
+            order = request.order
+            groups[name].add(order.day, (order.tag, order.meta, order.sig))
             members[name].append(request)
-        allocated = await scripts.allocate(self._client, standing, shard, list(groups.values()), self._backlog_max)
+        allocated = await scripts.allocate(
+            self._client, standing, shard, list(groups.values()), backlog_max=self._backlog_max, atomic=batch
+        )
         self._skew_ms = allocated.now_ms - local_ms
         if allocated.turned_dirty:
             self._on_dirty(shard)
+        if batch:
+            self._answer_batch(lane, shard, taken, allocated.replies)
+            return
         ordered = [request for group in members.values() for request in group]
         for request, reply in zip(ordered, allocated.replies, strict=True):
             self._answer(lane, shard, request, reply)
@@ -200,14 +239,36 @@ class Allocator:
     def _answer(self, lane: _Lane, shard: int, request: _Request, reply: list[Any]) -> None:
         if request.answer.done():  # the caller has gone
             return
-        if reply[0] == b"window" and request.tries < WINDOW_TRIES_MAX and abs(self._skew_ms) < CLOCK_SKEW_MS_MAX:
-            request.tries += 1
+        if self._again(request, reply):
             self._enqueue(lane, shard, request)
             return
         try:
             request.answer.set_result(_read(reply, request.series))
         except SeriatimError as error:
             request.answer.set_exception(error)
+
+    def _answer_batch(self, lane: _Lane, shard: int, requests: list[_Request], replies: list[list[Any]]) -> None:
+        results: list[Issued | Settled] = []
+        for number, (request, reply) in enumerate(zip(requests, replies, strict=True)):
+            if self._again(request, reply):
+                self._enqueue(lane, shard, requests)
+                return
+            try:
+                results.append(_read(reply, request.series))
+            except SeriatimError as error:
+                error.fields = {f"list[{number}]": "; ".join(error.fields.values()) or error.message}
+                _fail(requests, error)
+                return
+        for request, result in zip(requests, results, strict=True):
+            if not request.answer.done():
+                request.answer.set_result(result)
+
+    def _again(self, request: _Request, reply: list[Any]) -> bool:
+        """Whether a request is to be sent again, with what the clock of Redis now says."""
+        if reply[0] != b"window" or request.tries >= WINDOW_TRIES_MAX or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
+            return False
+        request.tries += 1
+        return True
 
 
 def _fail(requests: list[_Request], error: SeriatimError) -> None:
@@ -218,10 +279,12 @@ def _fail(requests: list[_Request], error: SeriatimError) -> None:
 
 def _read(reply: list[Any], series: Series) -> Issued | Settled:
     match reply:
-        case [b"issued", position, number, code, created, date, previous]:
-            return Issued(position, number, code.decode(), created, date.decode(), previous, replayed=False, sig=b"")
-        case [b"replayed", position, number, code, created, date, previous, sig]:
-            return Issued(position, number, code.decode(), created, date.decode(), previous, replayed=True, sig=sig)
+        case [b"issued", position, numbers, code, created, date, previous]:
+            counted = scripts.numbers(numbers)
+            return Issued(position, counted, code.decode(), created, date.decode(), previous, replayed=False, sig=b"")
+        case [b"replayed", position, numbers, code, created, date, previous, sig]:
+            counted = scripts.numbers(numbers)
+            return Issued(position, counted, code.decode(), created, date.decode(), previous, replayed=True, sig=sig)
         case [b"settled", position]:
             return Settled(position)
         case _:
@@ -232,6 +295,7 @@ REFUSALS: dict[bytes, tuple[type[SeriatimError], str]] = {
     b"conflict": (Conflict, "This id was issued with another payload. Send the first payload, or use a new id."),
     b"inactive": (Conflict, "The series is not active. Activate it, or use another series."),
     b"exhausted": (Conflict, "The series' counter has reached 2^53 - 1. Use another series."),
+    b"overflow": (Conflict, "The next code is longer than the series' max_length. Use another series."),
     b"backlog": (Unavailable, "Too many records wait for the store. See that a worker runs and the store answers."),
     b"window": (Unavailable, "This machine's clock and that of Redis differ too much. Set the clocks."),
 }
@@ -245,5 +309,9 @@ def _refusal(reply: list[Any], series: Series) -> SeriatimError:
         return Uninstalled(changing_since_ms=reply[1])
     if word == b"damaged":
         return Damaged(f"Redis has lost data of series {series.id}: {reply[1].decode()}.")
+    if word == b"past":
+        return Invalid({"date": f"is before {reply[1].decode()}, the date of the last entry, and the series is strict"})
+    if word == b"future":
+        return Invalid({"date": f"is after today, {reply[1].decode()}, and the series is strict"})
     kind, message = REFUSALS[word]
     return kind(message)

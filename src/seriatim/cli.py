@@ -67,10 +67,11 @@ def common(command: Callable[..., R]) -> Callable[..., R]:
             output.fail(error)
         except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):  # click knows what to do
             raise
-        except OSError as error:
-            output.fail(errors.ConfigError(f"{error}. Check the path and who may use it."))
-        except Exception:  # noqa: BLE001 -- exit code 1 says that something was found
-            traceback.print_exc()
+        except Exception as error:  # noqa: BLE001 -- exit code 1 says that something was found
+            if isinstance(error, OSError) and error.filename:
+                output.fail(errors.ConfigError(f"{error}. Check the path and who may use it."))
+            else:
+                traceback.print_exc()
         sys.exit(Exit.FAILED)
 
     return wrapped

@@ -10,18 +10,19 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import date
 from typing import Any, Protocol
 
 import msgspec
 import redis
 import redis.asyncio
 
-from seriatim import scripts
-from seriatim.allocator import Allocator, Gate, Issued, Settled, Uninstalled
+from seriatim import formats, scripts
+from seriatim.allocator import Allocator, Gate, Issued, Order, Settled, Uninstalled
 from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, Stale, Unavailable
+from seriatim.formats import Preview
 from seriatim.model import (
-    Counted,
     Entry,
     Numbering,
     Series,
@@ -53,6 +54,27 @@ class Warden(Protocol):
     async def halt(self, reason: str) -> None:
         """Stops allocation in the whole data set."""
         ...
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """An entry that a caller asks for.
+
+    Args:
+        id: canonical UUID of the entry.
+        meta: canonical JSON.
+        sig: the client's compact JWS.
+        day: the document's date as given; None for today.
+    """
+
+    id: str
+    meta: bytes = b"{}"
+    sig: str | None = None
+    day: date | None = None
+
+    def order(self) -> Order:
+        """Returns what the allocator needs of it."""
+        meta = b"" if self.meta == b"{}" else self.meta
+        return Order(uuid_bytes(self.id) + fingerprint(self.meta, self.day), meta, (self.sig or "").encode(), self.day)
 
 
 class SeriesView(msgspec.Struct, frozen=True):
@@ -133,34 +155,39 @@ class Ledger:
 
     # entries ------------------------------------------------------------------------------------------------------
 
-    async def put_entry(
-        self, company: str, series_id: str, entry_id: str, meta: bytes, sig: str | None
-    ) -> tuple[Entry, bool]:
+    async def put_entry(self, company: str, series_id: str, wanted: Wanted) -> tuple[Entry, bool]:
         """Issues the next number of a series under an id; the second value tells a replay.
-
-        Args:
-            company: who asks.
-            series_id: canonical UUID of the series.
-            entry_id: canonical UUID of the entry.
-            meta: canonical JSON.
-            sig: the client's compact JWS.
 
         Raises:
             NotFound: the company has no such series.
+            Invalid: the date is none that the series takes.
             Conflict: the id was issued with another payload, or the series takes no new entries.
             Unavailable: the outcome is unknown; the same call again is safe.
         """
+        (issued,) = await self._put(company, series_id, [wanted], batch=False)
+        return issued
+
+    async def put_batch(self, company: str, series_id: str, wanted: Sequence[Wanted]) -> list[tuple[Entry, bool]]:
+        """Issues one contiguous run of numbers, ids that were issued before answered in their places; or nothing.
+
+        Raises:
+            As `put_entry`; the error's fields name the first element that is refused, as `list[3]`.
+        """
+        return await self._put(company, series_id, wanted, batch=True)
+
+    async def _put(
+        self, company: str, series_id: str, wanted: Sequence[Wanted], *, batch: bool
+    ) -> list[tuple[Entry, bool]]:
         series = await self._definition(company, series_id)
-        mark = fingerprint(meta)
-        tag, kept_meta, kept_sig = (
-            uuid_bytes(entry_id) + mark,
-            b"" if meta == b"{}" else meta,
-            (sig or "").encode(),
-        )
+        orders = [one.order() for one in wanted]
         for _ in range(TRIES_MAX):
             standing = self._gate.standing
             try:
-                answer = await self._allocator.allocate(series, tag, kept_meta, kept_sig)
+                _check_days(series.numbering, wanted, batch=batch)
+                if batch:
+                    answers = await self._allocator.allocate_batch(series, orders)
+                else:
+                    answers = [await self._allocator.allocate(series, orders[0])]
             except Stale:
                 await self._warden.meet(standing)
             except Uninstalled as missing:
@@ -169,10 +196,15 @@ class Ledger:
                 await self._warden.halt(damage.message)
                 raise
             else:
-                if isinstance(answer, Settled):
-                    return await self._settled(series, answer.position, entry_id), True
-                return _entry(series.id, entry_id, answer, meta, sig, mark), answer.replayed
+                return await asyncio.gather(
+                    *(self._issued(series, *pair) for pair in zip(wanted, answers, strict=True))
+                )
         raise Unavailable("The series' definition keeps changing. Repeat the request with the same id.")
+
+    async def _issued(self, series: Series, wanted: Wanted, answer: Issued | Settled) -> tuple[Entry, bool]:
+        if isinstance(answer, Settled):
+            return await self._settled(series, answer.position, wanted.id), True
+        return _entry(series.id, wanted, answer), answer.replayed
 
     async def entry(self, company: str, series_id: str, entry_id: str) -> Entry:
         """Returns an entry by its id.
@@ -261,6 +293,7 @@ class Ledger:
         series = await asyncio.to_thread(self._store.series, series_id)
         if series is None:
             new = _new_series(company, series_id, fields, creation)
+            await asyncio.to_thread(formats.check, new.numbering)
             shard = shard_of(series_id, self._shards)
             series = await asyncio.to_thread(self._store.create_series, new, shard, self._series_max)
             if series is not None:
@@ -282,6 +315,34 @@ class Ledger:
         if series is None or series.company != company:
             raise _no_series(series_id)
         return await self._view(series)
+
+    async def preview(self, company: str, series_id: str) -> Preview:
+        """Returns the codes that a series would issue next, now and after the coming changes of date.
+
+        Raises:
+            NotFound: the company has no such series.
+        """
+        series = await asyncio.to_thread(self._store.series, series_id)
+        if series is None or series.company != company:
+            raise _no_series(series_id)
+        try:
+            self._gate.require()
+            values, used = await scripts.counters(self._client, series)
+        except Unavailable:
+            values, used = await asyncio.to_thread(self._store.counters, series), series.position > 0
+        today = formats.window(series.numbering.timezone, time.time_ns() // 1_000_000).today
+        return formats.preview(series.numbering, today, values, used=used)
+
+    def preview_new(self, fields: SeriesFields) -> Preview:
+        """Returns the first codes that a series would issue if it were created.
+
+        Raises:
+            Invalid: it would be refused.
+        """
+        numbering = _numbering(Numbering(), fields)
+        formats.check(numbering)
+        today = formats.window(numbering.timezone, time.time_ns() // 1_000_000).today
+        return formats.preview(numbering, today, {}, used=False)
 
     async def list_series(self, company: str, after_id: str | None, limit: int) -> tuple[list[SeriesView], bool]:
         """Returns up to `limit` series of a company behind `after_id`, oldest first, and whether there are more.
@@ -319,6 +380,8 @@ class Ledger:
     async def _update(self, series: Series, fields: SeriesFields) -> Series:
         for _ in range(TRIES_MAX):
             new = _updated(series, fields)
+            if new.numbering != series.numbering:
+                await asyncio.to_thread(formats.check, new.numbering)
             try:
                 if (new.numbering, new.active) == (series.numbering, series.active):
                     return await asyncio.to_thread(self._store.relabel_series, series, new)
@@ -413,21 +476,27 @@ def _no_series(series_id: str) -> NotFound:
     return NotFound(f"There is no series {series_id}. Create it first, or check the id.")
 
 
-def _entry(  # noqa: PLR0913, PLR0917 -- the parts that an entry is made of
-    series_id: str, entry_id: str, issued: Issued, meta: bytes, sig: str | None, mark: bytes
-) -> Entry:
+def _check_days(numbering: Numbering, wanted: Sequence[Wanted], *, batch: bool) -> None:
+    first = formats.first_day(numbering)
+    for number, one in enumerate(wanted):
+        if one.day is not None and not first <= one.day <= formats.LAST_DAY:
+            name = f"list[{number}].date" if batch else "date"
+            raise Invalid({name: f"must be {first} to {formats.LAST_DAY} in this series"})
+
+
+def _entry(series_id: str, wanted: Wanted, issued: Issued) -> Entry:
     return Entry(
         series=series_id,
-        id=entry_id,
+        id=wanted.id,
         position=issued.position,
         code=issued.code,
-        numbers=(Counted("inc", "", issued.number),),
+        numbers=issued.numbers,
         date=issued.date,
         created_at=issued.created_at,
         previous_id=uuid_text(issued.previous) if issued.previous else None,
-        meta=meta,
-        sig=(issued.sig.decode() or None) if issued.replayed else sig,
-        fingerprint=mark,
+        meta=wanted.meta,
+        sig=(issued.sig.decode() or None) if issued.replayed else wanted.sig,
+        fingerprint=fingerprint(wanted.meta, wanted.day),
     )
 
 
@@ -443,7 +512,7 @@ def _new_series(company: str, series_id: str, fields: SeriesFields, creation: by
         name=fields.name or "",
         description=fields.description or "",
         code=fields.code or "",
-        numbering=Numbering(fields.prefix or "", fields.padding or 0, fields.suffix or "", fields.start),
+        numbering=_numbering(Numbering(), fields),
         sig=fields.sig,
         active=fields.active is not False,
         default=fields.default is True,
@@ -455,5 +524,15 @@ def _updated(series: Series, fields: SeriesFields) -> Series:
     given = {name: value for name, value in msgspec.structs.asdict(fields).items() if value is not None}
     if given.pop("type", series.type) != series.type:
         raise Conflict("The type of a series is fixed when it is created. Create another series.")
-    numbering = {name: given.pop(name) for name in NUMBERING_FIELDS if name in given}
-    return msgspec.structs.replace(series, numbering=msgspec.structs.replace(series.numbering, **numbering), **given)
+    labels = {name: value for name, value in given.items() if name not in NUMBERING_FIELDS}
+    return msgspec.structs.replace(series, numbering=_numbering(series.numbering, fields), **labels)
+
+
+def _numbering(old: Numbering, fields: SeriesFields) -> Numbering:
+    """Returns a numbering with what a request says of it; a format replaces prefix and suffix, and they replace it."""
+    given = {name: getattr(fields, name) for name in NUMBERING_FIELDS if getattr(fields, name) is not None}
+    if "format" in given:
+        given = {"prefix": "", "suffix": ""} | given
+    elif "prefix" in given or "suffix" in given:
+        given["format"] = None
+    return msgspec.structs.replace(old, **given)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
+from typing import Literal
 
 import msgspec
 import rfc8785
@@ -16,6 +17,7 @@ COUNTER_MAX = 2**53 - 1
 """Counters and positions stay exact in Lua's and JavaScript's numbers."""
 
 UUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+DAY_PATTERN = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 
 
 class Company(msgspec.Struct, frozen=True):
@@ -33,10 +35,17 @@ class Numbering(msgspec.Struct, frozen=True):
     padding: int = 0
     suffix: str = ""
     start: int | None = None
+    format: str | None = None
+    """With markers; None where prefix, padding and suffix say it all."""
+    timezone: str = "UTC"
+    fiscal_year_start: str = "01-01"
+    chronology: Literal["strict", "free"] = "strict"
+    max_length: int | None = None
+    charset: str | None = None
 
     @property
     def first(self) -> int:
-        """The number of the first entry."""
+        """What every counter of the format begins with in the series' first period."""
         return self.start or 1
 
 
@@ -76,6 +85,12 @@ class SeriesFields(msgspec.Struct, frozen=True):
     padding: int | None = None
     suffix: str | None = None
     start: int | None = None
+    format: str | None = None
+    timezone: str | None = None
+    fiscal_year_start: str | None = None
+    chronology: Literal["strict", "free"] | None = None
+    max_length: int | None = None
+    charset: str | None = None
     sig: str | None = None
     type: str | None = None
     default: bool | None = None
@@ -133,6 +148,14 @@ def parse_uuid(text: str, noun: str) -> str:
     return lowered
 
 
+def parse_day(text: str) -> date | None:
+    """Returns the day that YYYY-MM-DD names, None when there is none or it is written otherwise."""
+    try:
+        return date.fromisoformat(text) if DAY_PATTERN.match(text) else None
+    except ValueError:
+        return None
+
+
 def uuid_bytes(text: str) -> bytes:
     """Returns the 16 bytes of a canonical UUID."""
     return bytes.fromhex(text.replace("-", ""))
@@ -157,9 +180,10 @@ def canonical_meta(meta: dict[str, str]) -> bytes:
     return rfc8785.dumps(meta)
 
 
-def fingerprint(meta: bytes) -> bytes:
-    """Returns 8 bytes that tell the payload of an allocation from another one: BLAKE2b over its canonical meta."""
-    return hashlib.blake2b(meta, digest_size=8).digest()
+def fingerprint(meta: bytes, day: date | None = None) -> bytes:
+    """Returns 8 bytes that tell the payload of an allocation from another: BLAKE2b over its meta and date as given."""
+    payload = meta if day is None else b"%b\0%b" % (meta, day.isoformat().encode())
+    return hashlib.blake2b(payload, digest_size=8).digest()
 
 
 def shard_of(series_id: str, shards: int) -> int:

@@ -4,9 +4,9 @@ Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys
 
     {s017}:shard               hash: epoch, generation, backlog; halted with its reason when allocation is stopped
     {s017}:dirty               set: ids of the series whose outbox holds records
-    {s017}:series:<id>         hash: version, open, active, changing, position, inc, last_id, last_date, last_time,
-                               settled, records
-    {s017}:outbox:<id>         stream of records, ids <position>-<k>; fields i id, f fingerprint, c code, n number,
+    {s017}:series:<id>         hash: version, open, active, changing, position, last_id, last_date, last_number,
+                               last_time, settled, records, and the counters, such as inc or incYearly:2026
+    {s017}:outbox:<id>         stream of records, ids <position>-<k>; fields i id, f fingerprint, c code, n numbers,
                                t created (ms), d date, p previous id, m meta, s client's signature
     {s017}:ids:<id>:<bucket>   hash: the id index, see index.lua
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,7 +30,7 @@ import redis.asyncio
 import redis.exceptions
 
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
-from seriatim.formats import Plan
+from seriatim.formats import Window, counted, digits_max, rendering
 from seriatim.model import Counted, Entry, Series, Standing, uuid_bytes, uuid_text
 
 FOLDERS = (Path(__file__).parent / "lua", Path(__file__).parents[2] / "lua")
@@ -107,12 +108,36 @@ def load(client: redis.Redis) -> None:
 # asynchronous: what requests call ---------------------------------------------------------------------------------
 
 
-class Group(msgspec.Struct):
-    """The requests of one series in a call of allocate.lua: a tag, a meta and a signature (or empty bytes) each."""
+class Group:
+    """The requests of one series in a call of allocate.lua."""
 
-    series: Series
-    plan: Plan
-    requests: list[tuple[bytes, bytes, bytes]]
+    def __init__(self, series: Series, window: Window) -> None:
+        self.series = series
+        self.window = window
+        self.requests: list[tuple[bytes, bytes, bytes]] = []
+        self._days: dict[date, int] = {}
+        self._which: list[int] = []
+
+    def add(self, day: date | None, request: tuple[bytes, bytes, bytes]) -> None:
+        """Adds a request: a tag, a meta and a signature (or empty bytes), for a date or for today."""
+        self._which.append(self._days.setdefault(day or self.window.today, len(self._days) + 1))
+        self.requests.append(request)
+
+    def head(self) -> tuple[Any, ...]:
+        """Returns what allocate.lua reads of the group before its requests."""
+        numbering, window = self.series.numbering, self.window
+        rules = (
+            window.from_ms,
+            window.until_ms,
+            window.today.isoformat(),
+            numbering.chronology == "strict",
+            numbering.padding,
+            digits_max(numbering),
+            numbering.first,
+        )
+        renderings = [rendering(numbering, day) for day in self._days]
+        which = self._which if len(renderings) > 1 else ()
+        return self.series.id, self.series.version, len(self.requests), rules, renderings, which
 
 
 class Allocated(msgspec.Struct, frozen=True):
@@ -126,10 +151,16 @@ class Allocated(msgspec.Struct, frozen=True):
 _pack = msgspec.msgpack.Encoder().encode
 
 
-async def allocate(
-    client: redis.asyncio.Redis, standing: Standing, shard: int, groups: Sequence[Group], backlog_max: int
+async def allocate(  # noqa: PLR0913 -- two of them are named
+    client: redis.asyncio.Redis,
+    standing: Standing,
+    shard: int,
+    groups: Sequence[Group],
+    *,
+    backlog_max: int,
+    atomic: bool = False,
 ) -> Allocated:
-    """Issues numbers; see allocate.lua for the replies.
+    """Issues numbers; see allocate.lua for the replies. With `atomic` one refused request refuses all.
 
     Raises:
         Stale, Halted, Unavailable.
@@ -141,7 +172,6 @@ async def allocate(
         keys += (series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name))
         for request in group.requests:
             arguments += request
-    heads = _pack([(g.series.id, g.series.version, len(g.requests), g.plan) for g in groups])
     with translated():
         reply = await client.evalsha(
             script("allocate").sha,
@@ -150,7 +180,8 @@ async def allocate(
             standing.epoch,
             str(standing.generation),
             str(backlog_max),
-            heads,
+            str(int(atomic)),
+            _pack([group.head() for group in groups]),
             *arguments,
         )
     state, second, turned_dirty, replies = reply
@@ -222,15 +253,23 @@ async def standings(client: redis.asyncio.Redis, series: Sequence[Series]) -> li
     """Returns how far each series has come; None for one that is not loaded."""
     pipeline = client.pipeline(transaction=False)
     for one in series:
-        pipeline.hmget(series_key(one.shard, one.id), ["position", "inc", "last_id"])
+        pipeline.hmget(series_key(one.shard, one.id), ["position", "last_number", "last_id"])
     with translated():
         rows = cast("list[list[bytes | None]]", await pipeline.execute())
     return [
-        Standings(int(position), int(number), uuid_text(last_id) if last_id else None)
-        if position is not None and number is not None
+        Standings(int(position), int(number or 0), uuid_text(last_id) if last_id else None)
+        if position is not None
         else None
         for position, number, last_id in rows
     ]
+
+
+async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool]:
+    """Returns the last values of a series' counters, by field, and whether it has entries."""
+    with translated():
+        content = cast("dict[bytes, bytes]", await client.hgetall(series_key(series.shard, series.id)))
+    values = {name.decode(): int(value) for name, value in content.items() if name.startswith(b"inc")}
+    return values, b"last_id" in content
 
 
 # synchronous: what workers, start-up and changes of definitions call ----------------------------------------------
@@ -282,9 +321,8 @@ def install(client: redis.Redis, standing: Standing, series: Series, *, opened: 
         outbox_key(shard, name),
         f"{index_prefix(shard, name)}:0",
     )
-    first = str(series.numbering.first - 1)
     flags = [str(int(flag)) for flag in (series.active, opened)]
-    reply = _call(client, "install", keys, standing, series.version, flags[0], first, flags[1])
+    reply = _call(client, "install", keys, standing, series.version, *flags)
     if reply == b"damaged":
         raise Damaged(f"Redis has lost the hash of series {name} and kept other keys of it.")
     if reply == b"stale":
@@ -327,7 +365,7 @@ def outbox_entry(series_id: str, position: int, record: dict[bytes, bytes]) -> E
         id=uuid_text(record[b"i"]),
         position=position,
         code=record[b"c"].decode(),
-        numbers=(Counted("inc", "", int(record[b"n"])),),
+        numbers=numbers(record[b"n"]),
         date=record[b"d"].decode(),
         created_at=int(record[b"t"]),
         previous_id=uuid_text(previous) if previous else None,
@@ -335,6 +373,14 @@ def outbox_entry(series_id: str, position: int, record: dict[bytes, bytes]) -> E
         sig=sig.decode() if sig else None,
         fingerprint=record[b"f"],
     )
+
+
+def numbers(text: bytes) -> tuple[Counted, ...]:
+    """Returns what an entry's counters had, as allocate.lua writes it."""
+    if b"=" not in text:
+        return (counted("inc", int(text)),)
+    pairs = (one.partition("=") for one in text.decode().split(";"))
+    return tuple(counted(field, int(value)) for field, _, value in pairs)
 
 
 def outbox_entries(series_id: str, raw: Any) -> list[Entry]:

@@ -37,20 +37,16 @@ def digest(data: bytes) -> str:
 
 def genesis(series: Series) -> bytes:
     """Returns the canonical definition of a series, frozen at its first allocation: what its chain begins with."""
-    numbering = series.numbering
+    numbering = msgspec.structs.asdict(series.numbering) | {"start": series.numbering.first}
     definition: dict[str, Any] = {
         "v": 1,
         "kind": "genesis",
         "series": series.id,
         "company": series.company,
         "type": series.type,
-        "prefix": numbering.prefix,
-        "padding": numbering.padding,
-        "suffix": numbering.suffix,
-        "start": numbering.first,
         "created_at": timestamp(series.created_at),
     }
-    return _canonical(definition)
+    return _canonical(definition | {name: value for name, value in numbering.items() if value is not None})
 
 
 def claims(entry: Entry) -> dict[str, Any]:

@@ -389,6 +389,12 @@ class Store:
         """Returns the settled entries from position `first` to `last`, in order."""
         return [one for one in self.entries_after(owner, first - 1, last - first + 1) if one.position <= last]
 
+    def counters(self, owner: Series) -> dict[str, int]:
+        """Returns the last settled values of a series' counters, by field."""
+        with self.read() as connection:
+            rows = connection.execute(sa.select(counters).where(counters.c.series == owner.pk)).all()
+        return {f"{row.counter}:{row.period}" if row.period else row.counter: row.value for row in rows}
+
     def commit(self, standing: Standing, slices: Sequence[Slice]) -> None:
         """Commits signed entries in one transaction; moves each series from exactly the position that was read.
 

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from seriatim import signing
-from seriatim.errors import ConfigError, Damaged
-from seriatim.model import Counted, Entry, Series, timestamp
+from seriatim import formats, signing
+from seriatim.errors import ConfigError, Damaged, Invalid
+from seriatim.model import Counted, Entry, Numbering, Series, parse_day, timestamp
 from seriatim.signing import BadSignature, JsonWebKeySet, UnknownKey
 from seriatim.store import Store
 
@@ -40,6 +40,7 @@ Kind = Literal[
     "bad_signature",
     "unknown_key",
     "number_gap",
+    "wrong_code",
     "repeated_id",
     "repeated_code",
     "truncated_tail",
@@ -91,7 +92,8 @@ class Audit:
         self._keys = keys
         self._checkpoint = checkpoint
         self._position = 0
-        self._number = int(definition["start"]) - 1
+        self._numbering = _numbering(definition)
+        self._values: dict[tuple[str, str], int] = {}
         self._previous_id: str | None = None
         self._ids: set[str] = set()
         self._codes: set[str] = set()
@@ -114,9 +116,9 @@ class Audit:
         if entry.position <= self._position:
             self.find(entry.position, "out_of_order", f"stands behind position {self._position}")
             return
-        number = entry.number if entry.numbers else 0  # without any it differs from its receipt
-        self._check_succession(entry, number, said)
-        self._position, self._number, self._previous_id = entry.position, number, entry.id
+        self._check_succession(entry, said)
+        self._position, self._previous_id = entry.position, entry.id
+        self._values |= {(one.counter, one.period): one.value for one in entry.numbers}
         self.head = signing.digest((entry.receipt or "").encode())
         if self._checkpoint and self._checkpoint.position == entry.position and self._checkpoint.hash != self.head:
             self.find(entry.position, "broken_link", "the chain is not the one that the checkpoint saw")
@@ -142,14 +144,18 @@ class Audit:
         """Notes that something is wrong."""
         self.findings.append(Finding(self.series, position, kind, detail))
 
-    def _check_succession(self, entry: Entry, number: int, said: dict[str, Any] | None) -> None:
+    def _check_succession(self, entry: Entry, said: dict[str, Any] | None) -> None:
         wanted = self._position + 1
         if entry.position > wanted:
             missing = f"{wanted}" if entry.position == wanted + 1 else f"{wanted} to {entry.position - 1}"
             self.find(wanted, "missing_record", f"no record at {missing}")
             return
-        if number != self._number + 1:
-            self.find(entry.position, "number_gap", f"number {number} follows {self._number}")
+        unused = self._numbering.first - 1 if entry.position == 1 else 0
+        for one in entry.numbers:
+            last = self._values.get((one.counter, one.period), unused)
+            if one.value != last + 1:
+                where = f" of {one.period}" if one.period else ""
+                self.find(entry.position, "number_gap", f"{one.counter}{where}: {one.value} follows {last}")
         if entry.previous_id != self._previous_id:
             self.find(entry.position, "broken_link", f"previous_id is {entry.previous_id}, not {self._previous_id}")
         if said is not None and said.get("prev") != self.head:
@@ -174,7 +180,15 @@ class Audit:
         )
         if differing:
             self.find(entry.position, "changed_record", f"differs from its receipt in {', '.join(differing)}")
+        elif not self._written_as_defined(entry):
+            self.find(entry.position, "wrong_code", f"{entry.code} is not what the series' format makes of its numbers")
         return said
+
+    def _written_as_defined(self, entry: Entry) -> bool:
+        day = parse_day(entry.date)
+        if day is None or tuple(map(formats.field, entry.numbers)) != formats.fields_of(self._numbering, day):
+            return False
+        return entry.code == formats.code(self._numbering, day, (one.value for one in entry.numbers))
 
 
 def audit_store(store: Store, series: Series, keys: JsonWebKeySet, checkpoint: Checkpoint | None) -> Iterator[Audit]:
@@ -312,6 +326,16 @@ def read_checkpoints(text: bytes) -> dict[str, Checkpoint]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"This is no checkpoint file: {error}. `seriatim verify --json` prints one.") from error
     return {checkpoint.series: checkpoint for checkpoint in checkpoints}
+
+
+def _numbering(definition: dict[str, Any]) -> Numbering:
+    known = {name: definition[name] for name in Numbering.__struct_fields__ if name in definition}
+    numbering = msgspec.convert(known | {"start": definition["start"]}, Numbering)
+    try:
+        formats.check(numbering)
+    except Invalid as error:
+        raise ValueError(error.message) from error
+    return numbering
 
 
 def _record(entry: Entry) -> Record:

@@ -444,7 +444,7 @@ def test_a_method_that_a_path_does_not_take(subject: Subject) -> None:
     taken = {
         f"{BASE}/series": {"GET", "HEAD"},
         f"{BASE}/series/{subject.series}": {"GET", "HEAD", "PUT"},
-        f"{BASE}/series/{subject.series}/entries": {"GET", "HEAD"},
+        f"{BASE}/series/{subject.series}/entries": {"GET", "HEAD", "POST"},
         subject.entry_path(): {"GET", "HEAD", "PUT"},
         "/healthz": {"GET", "HEAD"},
     }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -22,14 +24,16 @@ from seriatim.errors import (
     SeriatimError,
     Unauthorized,
 )
+from seriatim.formats import LAST_DAY, YEARS, Preview, template
 from seriatim.http.edge import authenticate, decode, read_body, route
-from seriatim.ledger import Ledger, SeriesView
+from seriatim.ledger import Ledger, SeriesView, Wanted
 from seriatim.model import (
     COUNTER_MAX,
     UUID_PATTERN,
     Entry,
     SeriesFields,
     canonical_meta,
+    parse_day,
     parse_uuid,
     timestamp,
 )
@@ -39,8 +43,21 @@ META_KEY_BYTES_MAX = 64
 META_VALUE_BYTES_MAX = 1024
 META_BYTES_MAX = 16 * 1024
 SIG_BYTES_MAX = 8 * 1024
-LABEL_BYTES_MAX = {"name": 255, "description": 2048, "code": 64, "prefix": 64, "suffix": 64}
-PADDING_MAX = 20
+LABEL_BYTES_MAX = {
+    "name": 255,
+    "description": 2048,
+    "code": 64,
+    "prefix": 64,
+    "suffix": 64,
+    "format": 255,
+    "timezone": 64,
+    "fiscal_year_start": 5,
+    "charset": 128,
+}
+BATCH_MAX = 1000
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+RANGES = {"padding": (0, 20), "start": (1, COUNTER_MAX), "max_length": (1, 255)}
+DAYS = (date(YEARS[0], 1, 1), LAST_DAY)
 PAGE_DEFAULT = 20
 PAGE_MAX = 1000
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
@@ -59,6 +76,12 @@ class SeriesBody(msgspec.Struct, forbid_unknown_fields=True):
     padding: int | None = None
     suffix: str | None = None
     start: int | None = None
+    format: str | None = None
+    timezone: str | None = None
+    fiscal_year_start: str | None = None
+    chronology: str | None = None
+    max_length: int | None = None
+    charset: str | None = None
     sig: str | None = None
     type: str | None = None
     default: bool | None = None
@@ -71,6 +94,13 @@ class EntryBody(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
     meta: dict[str, str] | None = None
     sig: str | None = None
+    date: str | None = None
+
+
+class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client sends of many entries."""
+
+    entries: list[EntryBody] = msgspec.field(name="list")
 
 
 class SeriesAnswer(msgspec.Struct, omit_defaults=True):
@@ -90,7 +120,13 @@ class SeriesAnswer(msgspec.Struct, omit_defaults=True):
     default: bool
     created_at: str
     updated_at: str
+    format: str
+    timezone: str
+    fiscal_year_start: str
+    chronology: str
     start: int | None = None
+    max_length: int | None = None
+    charset: str | None = None
     last_entry_id: str | None = None
 
 
@@ -112,6 +148,7 @@ class EntryAnswer(msgspec.Struct, omit_defaults=True):
 
 _series_body = msgspec.json.Decoder(SeriesBody)
 _entry_body = msgspec.json.Decoder(EntryBody)
+_batch_body = msgspec.json.Decoder(BatchBody)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -163,8 +200,10 @@ class Sequence:
         """Returns the dialect as an app to mount; a path with a slash behind it is unknown, not elsewhere."""
         routes = [
             route("/series", GET=self.list_series),
+            route("/series/preview", POST=self.preview_new),
             route("/series/{series_id}", GET=self.get_series, PUT=self.put_series),
-            route("/series/{series_id}/entries", GET=self.list_entries),
+            route("/series/{series_id}/preview", GET=self.preview),
+            route("/series/{series_id}/entries", GET=self.list_entries, POST=self.put_batch),
             route("/series/{series_id}/entries/{entry_id}", GET=self.get_entry, PUT=self.put_entry),
         ]
         return Router(routes, redirect_slashes=False)
@@ -192,6 +231,39 @@ class Sequence:
         fields = series_fields(body)
         return _json(_series_answer(await self._ledger.put_series(principal.company, series_id, fields)))
 
+    async def preview(self, request: Request) -> Response:
+        """GET /series/{id}/preview: the next codes."""
+        principal = await authenticate(request, self._authenticator, "read")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        return _json(_preview_answer(await self._ledger.preview(principal.company, series_id)))
+
+    async def preview_new(self, request: Request) -> Response:
+        """POST /series/preview: the first codes of a series that is checked and not created."""
+        await authenticate(request, self._authenticator, "read")
+        body = decode(await read_body(request, self._body_bytes_max), _series_body)
+        fields = series_fields(body)
+        return _json(_preview_answer(await asyncio.to_thread(self._ledger.preview_new, fields)))
+
+    async def put_batch(self, request: Request) -> Response:
+        """POST /series/{id}/entries: issues one contiguous run of numbers, or none."""
+        principal = await authenticate(request, self._authenticator, "allocate")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        body = decode(await read_body(request, BATCH_BYTES_MAX), _batch_body)
+        if not 1 <= len(body.entries) <= BATCH_MAX:
+            raise Invalid({"list": f"has {len(body.entries)} elements; 1 to {BATCH_MAX} are allowed"})
+        wrong: dict[str, str] = {}
+        wanted = []
+        for number, one in enumerate(body.entries):
+            place = f"list[{number}]."
+            entry_id = (one.id or "").lower()
+            if not UUID_PATTERN.match(entry_id):
+                wrong[f"{place}id"] = "is not a UUID (8-4-4-4-12 hex digits)"
+            wanted.append(_wanted(entry_id, one, wrong, place))
+        if wrong:
+            raise Invalid(wrong)
+        issued = await self._ledger.put_batch(principal.company, series_id, wanted)
+        return _json({"list": [_entry_answer(entry) for entry, _ in issued]})
+
     async def list_entries(self, request: Request) -> Response:
         """GET /series/{id}/entries."""
         principal = await authenticate(request, self._authenticator, "read")
@@ -215,11 +287,11 @@ class Sequence:
         entry_id = _own_uuid(request.path_params["entry_id"])
         body = decode(await read_body(request, self._body_bytes_max), _entry_body)
         _check_same_id(body.id, entry_id)
-        wrong = check_meta(body.meta or {}) | check_sig(body.sig)
+        wrong: dict[str, str] = {}
+        wanted = _wanted(entry_id, body, wrong, "")
         if wrong:
             raise Invalid(wrong)
-        meta = canonical_meta(body.meta or {})
-        entry, replayed = await self._ledger.put_entry(principal.company, series_id, entry_id, meta, body.sig or None)
+        entry, replayed = await self._ledger.put_entry(principal.company, series_id, wanted)
         headers = {"Idempotent-Replayed": "true"} if replayed else {}
         return _json(_entry_answer(entry), headers=headers)
 
@@ -279,15 +351,34 @@ def series_fields(body: SeriesBody) -> SeriesFields:
             wrong[name] = f"has {len(text.encode())} bytes; at most {bytes_max} are allowed"
         elif CONTROL.search(text):
             wrong[name] = "contains a control character"
-    if not 0 <= given.get("padding", 0) <= PADDING_MAX:
-        wrong["padding"] = f"must be 0 to {PADDING_MAX}"
-    if not 1 <= given.get("start", 1) <= COUNTER_MAX:
-        wrong["start"] = "must be 1 to 2^53 - 1"
+    for name, (least, most) in RANGES.items():
+        if not least <= given.get(name, least) <= most:
+            wrong[name] = f"must be {least} to {'2^53 - 1' if most == COUNTER_MAX else most}"
+    if given.get("chronology", "strict") not in ("strict", "free"):
+        wrong["chronology"] = "must be strict or free"
+    if "format" in given and ("prefix" in given or "suffix" in given):
+        wrong["format"] = "stands for prefix and suffix: write them into it"
     if not TYPE_PATTERN.match(given.get("type", "invoice")):
         wrong["type"] = "must be a lower-case word such as invoice, credit_note or receipt, of at most 32 characters"
     if wrong:
         raise Invalid(wrong)
     return SeriesFields(**given)
+
+
+def _wanted(entry_id: str, body: EntryBody, wrong: dict[str, str], place: str) -> Wanted:
+    """Returns what a request asks for, or notes what is wrong with it, under names that begin with `place`."""
+    mistakes = check_meta(body.meta or {}) | check_sig(body.sig)
+    day = parse_day(body.date) if body.date else None
+    if body.date and (day is None or not DAYS[0] <= day <= DAYS[1]):
+        mistakes["date"] = f"must be a day as YYYY-MM-DD, {DAYS[0]} to {DAYS[1]}"
+    wrong |= {f"{place}{name}": why for name, why in mistakes.items()}
+    meta = b"{}" if mistakes else canonical_meta(body.meta or {})
+    return Wanted(entry_id, meta, body.sig or None, day)
+
+
+def _preview_answer(preview: Preview) -> dict[str, Any]:
+    after = {what: {"date": day, "code": code} for what, (day, code) in preview.after.items()}
+    return {"next": preview.next, "after": after}
 
 
 def _own_uuid(text: str) -> str:
@@ -359,7 +450,13 @@ def _series_answer(view: SeriesView) -> SeriesAnswer:
         default=series.default,
         created_at=timestamp(series.created_at),
         updated_at=timestamp(series.updated_at),
+        format=template(numbering),
+        timezone=numbering.timezone,
+        fiscal_year_start=numbering.fiscal_year_start,
+        chronology=numbering.chronology,
         start=numbering.start,
+        max_length=numbering.max_length,
+        charset=numbering.charset,
         last_entry_id=view.last_entry_id,
     )
 
