@@ -8,6 +8,7 @@
 -- KEYS[1]       shard hash: epoch, generation, backlog; halted when allocation is stopped
 -- KEYS[2]       dirty set: ids of the series whose outbox holds records
 -- KEYS[3i..]    for group i = 1, 2, ...: its series hash, its outbox stream, the prefix of its id index (index.lua)
+--               and, with ':voids' behind it, of the hash of its voided positions (void.lua)
 -- ARGV[1]       epoch
 -- ARGV[2]       generation
 -- ARGV[3]       how many records the shard's outboxes may hold
@@ -16,8 +17,9 @@
 --               rules       {from ms, until ms, today, strict, width, digits_max, first}: the local day for which the
 --                           renderings hold, whether dates must not go back, how counters are written, and what
 --                           they begin with in the series' first periods
---               renderings  a list of {date, pieces, fields}: the format written for a date; a piece is a text, or
---                           the number of the field that stands there; a field is a counter in its period
+--               renderings  a list of {date, pieces, fields, claimed}: the format written for a date; a piece is a
+--                           text, or the number of the field that stands there; a field is a counter in its period;
+--                           claimed says that the requests came here because the series was their company's default
 --               which       the number of each request's rendering, or empty when all have the first
 -- ARGV[6..]     three for each request, in the order of the groups: tag (16 bytes id, 8 bytes fingerprint of the
 --               payload), meta as canonical JSON or '', client's signature or ''
@@ -29,12 +31,13 @@
 --   'halted'    allocation is stopped; the second element is the reason
 -- and a request is one of
 --   {'issued', position, numbers, code, created ms, date, previous id or ''}
---   {'replayed', position, numbers, code, created ms, date, previous id or '', signature or ''}
+--   {'replayed', position, numbers, code, created ms, date, previous id or '', signature or '', void or '',
+--               claimed (1 or 0)}
 --               numbers is 'field=value;...', or the value alone when the format has just %inc%
---   {'settled', position}      issued before, and the store has it
+--   {'settled', position, void or ''}      issued before, and the store has it
 --   {'conflict', position}     issued before with another payload
 --   {'unloaded'}               the series is not loaded
---   {'changing', since ms}     its definition is being changed
+--   {'changing', for ms}     its definition is being changed
 --   {'version', version}       the caller's definition is not the current one
 --   {'inactive'}               the series is deactivated
 --   {'window'}                 now lies outside the day that the renderings hold for
@@ -46,69 +49,32 @@
 --   {'damaged', what}          keys of the series contradict one another
 
 -- @include index.lua
+-- @include series.lua
 
-local COUNTER_MAX = 9007199254740991
+local text = series.text
 local ACCEPTED = { issued = true, replayed = true, settled = true }
-local OUTBOX_FIELDS = { 'i', 'f', 'c', 'n', 't', 'd', 'p', 'm', 's' }
+local OUTBOX_FIELDS = { 'i', 'f', 'c', 'n', 't', 'd', 'p', 'm', 's', 'l' }
 
-local function text(number)
-  return string.format('%.0f', number)
+local backlog, clock_ms, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
+if not backlog then
+  return { clock_ms, reason or 0, 0, {} }
 end
 
-local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'backlog', 'halted')
-local time = redis.call('TIME')
-local clock_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-if not shard[1] or not shard[2] or not shard[3] then
-  return { 'lost', clock_ms, 0, {} }
-elseif shard[4] then
-  return { 'halted', shard[4], 0, {} }
-elseif shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
-  return { 'stale', clock_ms, 0, {} }
-end
-
-local room = tonumber(ARGV[3]) - tonumber(shard[3])
+local room = tonumber(ARGV[3]) - backlog
 local was_dirty = redis.call('SCARD', KEYS[2]) > 0
 local atomic = ARGV[4] == '1'
 local groups = cmsgpack.unpack(ARGV[5])
 
--- The last values of all counters that a group's renderings name.
-local function read_counters(key, renderings)
-  local values = {}
-  for _, rendering in ipairs(renderings) do
-    local fields = rendering[3]
-    for i, value in ipairs(redis.call('HMGET', key, unpack(fields))) do
-      values[fields[i]] = tonumber(value or nil)
-    end
-  end
-  return values
-end
-
--- Reads and cross-checks a group's keys. Answers its state, or the reply that all its requests get.
 local function read_state(group, key)
-  local h = redis.call('HMGET', KEYS[key], 'version', 'open', 'active', 'changing', 'position', 'last_date',
-    'last_id', 'last_time', 'records', 'settled')
-  local length = redis.call('XLEN', KEYS[key + 1])
-  local top = redis.call('XREVRANGE', KEYS[key + 1], '+', '-', 'COUNT', 1)[1]
-  if not h[1] or h[2] ~= '1' then
-    return nil, { 'unloaded' }
+  local state, refused = series.read(KEYS[key], KEYS[key + 1], KEYS[key + 2], clock_ms)
+  if not state then
+    return nil, refused
   end
-  local rules = group[4]
-  local state = {
-    hash = KEYS[key], outbox = KEYS[key + 1], prefix = KEYS[key + 2],
-    from = rules[1], upto = rules[2], today = rules[3], strict = rules[4], width = rules[5], digits_max = rules[6],
-    first = rules[7], counters = read_counters(KEYS[key], group[5]), raised = {}, known = {},
-    active = h[3] == '1', changing = h[4], version = tonumber(h[1]), wanted = group[2],
-    position = tonumber(h[5]), last_date = h[6] or '', last_id = h[7] or '', settled = tonumber(h[10]),
-    records = tonumber(h[9]), now = math.max(clock_ms, tonumber(h[8])), entries = {}, fresh = {},
-  }
-  state.entries_before = state.position
+  series.apply(state, group[4], group[5])
+  state.wanted, state.entries_before = group[2], state.position
+  state.raised, state.known, state.entries, state.fresh = {}, {}, {}, {}
   for field in pairs(state.counters) do
     state.known[field] = true
-  end
-  if length ~= state.records then
-    return nil, { 'damaged', 'the outbox holds ' .. length .. ' records instead of ' .. text(state.records) }
-  elseif top and tonumber(string.match(top[1], '^%d+')) ~= state.position then
-    return nil, { 'damaged', 'the outbox ends at ' .. top[1] .. ', the series at ' .. text(state.position) }
   end
   return state
 end
@@ -117,51 +83,28 @@ local function replay(state, position, fingerprint, known)
   if fingerprint ~= known then
     return { 'conflict', position }
   end
+  local void = redis.call('HGET', state.prefix .. ':voids', text(position)) or ''
   local found = redis.call('XRANGE', state.outbox, text(position) .. '-0', text(position) .. '-0')
   if not found[1] then
     if position > state.settled then
       return { 'damaged', 'entry ' .. text(position) .. ' is neither in the outbox nor settled' }
     end
-    return { 'settled', position }
+    return { 'settled', position, void }
   end
   local r = {}
   for i = 1, #found[1][2], 2 do
     r[found[1][2][i]] = found[1][2][i + 1]
   end
-  return { 'replayed', position, r.n, r.c, tonumber(r.t), r.d, r.p or '', r.s or '' }
-end
-
--- The values that a rendering's counters get next, and the digits of each; or why there are none.
-local function count(state, rendering)
-  local values, digits, length = {}, {}, 0
-  for i, field in ipairs(rendering[3]) do
-    local last = state.counters[field] or (state.position == 0 and state.first - 1 or 0)
-    if last >= COUNTER_MAX then
-      return nil, { 'exhausted' }
-    end
-    values[i] = last + 1
-    digits[i] = text(values[i])
-    digits[i] = string.rep('0', state.width - #digits[i]) .. digits[i]
-  end
-  for _, piece in ipairs(rendering[2]) do
-    length = length + (digits[piece] and #digits[piece] or 0)
-  end
-  if length > state.digits_max then
-    return nil, { 'overflow', length }
-  end
-  return values, digits
+  return { 'replayed', position, r.n, r.c, tonumber(r.t), r.d, r.p or '', r.s or '', void, r.l and 1 or 0 }
 end
 
 -- Why a request with a new id is refused, if it is.
 local function refusal(state, date)
-  if state.changing then
-    return { 'changing', tonumber(state.changing) }
-  elseif state.version ~= state.wanted then
-    return { 'version', state.version }
+  local refused = series.refusal(state, state.wanted)
+  if refused then
+    return refused
   elseif not state.active then
     return { 'inactive' }
-  elseif state.now < state.from or state.now >= state.upto then
-    return { 'window' }
   elseif state.strict and date < state.last_date then
     return { 'past', state.last_date }
   elseif state.strict and date > state.today then
@@ -185,7 +128,7 @@ local function numbers(rendering, values)
 end
 
 local function issue(state, rendering, tag, meta, signature)
-  local values, digits = count(state, rendering)
+  local values, digits = series.count(state, rendering)
   if not values then
     return digits
   end
@@ -201,6 +144,7 @@ local function issue(state, rendering, tag, meta, signature)
   entry.m = meta ~= '' and meta or nil
   entry.s = signature ~= '' and signature or nil
   entry.p = state.last_id ~= '' and state.last_id or nil
+  entry.l = rendering[4] and '1' or nil
   entry.n = numbers(rendering, values)
   entry.c = table.concat(pieces)
   state.position = state.position + 1
@@ -208,6 +152,7 @@ local function issue(state, rendering, tag, meta, signature)
   state.last_id = entry.i
   state.last_date = entry.d
   state.last_number = values[1]
+  state.claims = state.claims + (entry.l and 1 or 0)
   state.fresh[entry.i] = entry
   table.insert(state.entries, entry)
   room = room - 1
@@ -221,57 +166,17 @@ local function answer(state, rendering, tag, meta, signature)
     if twin.f ~= fingerprint then
       return { 'conflict', twin.position }
     end
-    return { 'replayed', twin.position, twin.n, twin.c, twin.t, twin.d, twin.p or '', twin.s or '' }
+    return { 'replayed', twin.position, twin.n, twin.c, twin.t, twin.d, twin.p or '', twin.s or '', '',
+      twin.l and 1 or 0 }
   end
-  local known, position = index.find(state.prefix, state.entries_before, id)
-  if known == 'lost' then
+  local value = index.find(state.prefix, state.entries_before, id)
+  if value == nil then
     return { 'damaged', 'a bucket of the id index is missing' }
-  elseif known then
+  elseif value then
+    local known, position = index.unpack(value)
     return replay(state, position, fingerprint, known)
   end
   return refusal(state, rendering[1]) or issue(state, rendering, tag, meta, signature)
-end
-
--- The buckets that a split touches: the one that is new and the one whose ids it shares.
-local function split_pair(buckets)
-  local created = buckets - 1
-  return created, created - index.power_below(created)
-end
-
--- The splits that the new entries will cause can be done: each source is whole, each new bucket is unused.
-local function splits_possible(state)
-  local first = index.bucket_count(state.entries_before)
-  for buckets = first + 1, index.bucket_count(state.position) do
-    local created, source = split_pair(buckets)
-    if redis.call('HLEN', index.bucket_key(state.prefix, created)) > 0 then
-      return false
-    elseif source < first and not redis.call('HGET', index.bucket_key(state.prefix, source), '') then
-      return false
-    end
-  end
-  return true
-end
-
--- Pushes pairs or fields in slices that Lua's stack can hold.
-local function call_sliced(command, key, arguments)
-  for from = 1, #arguments, 1000 do
-    redis.call(command, key, unpack(arguments, from, math.min(from + 999, #arguments)))
-  end
-end
-
-local function split(state, buckets)
-  local created, source = split_pair(buckets)
-  local content = redis.call('HGETALL', index.bucket_key(state.prefix, source))
-  local moved, gone = { '', '' }, {}
-  for i = 1, #content, 2 do
-    if content[i] ~= '' and index.bucket_of(content[i], buckets) == created then
-      table.insert(moved, content[i])
-      table.insert(moved, content[i + 1])
-      table.insert(gone, content[i])
-    end
-  end
-  call_sliced('HSET', index.bucket_key(state.prefix, created), moved)
-  call_sliced('HDEL', index.bucket_key(state.prefix, source), gone)
 end
 
 -- Forgets the counters of periods that are over: dates of a strict series do not go back to them.
@@ -279,16 +184,16 @@ local function forget(state)
   for field in pairs(state.raised) do
     local counter = string.match(field, '^%a+:')
     if counter and not state.known[field] then
-      for _, old in ipairs(redis.call('HKEYS', state.hash)) do
+      for _, old in ipairs(redis.call('HKEYS', state.key)) do
         if string.sub(old, 1, #counter) == counter and not state.raised[old] then
-          redis.call('HDEL', state.hash, old)
+          redis.call('HDEL', state.key, old)
         end
       end
     end
   end
 end
 
-local function write(state, series)
+local function write(state, id)
   for i, entry in ipairs(state.entries) do
     local fields = {}
     for _, name in ipairs(OUTBOX_FIELDS) do
@@ -298,18 +203,11 @@ local function write(state, series)
       end
     end
     redis.call('XADD', state.outbox, text(entry.position) .. '-0', unpack(fields))
-    local entries = state.entries_before + i
-    local buckets = index.bucket_count(entries - 1)
-    if index.bucket_count(entries) > buckets then
-      buckets = buckets + 1
-      split(state, buckets)
-    end
-    redis.call('HSET', index.bucket_key(state.prefix, index.bucket_of(entry.i, buckets)), entry.i,
-      entry.f .. index.pack_position(entry.position))
+    index.add(state.prefix, state.entries_before + i - 1, entry.i, index.pack(entry.f, entry.position))
   end
-  local changes = { 'position', text(state.position), 'last_id', state.last_id, 'last_date', state.last_date,
-    'last_number', text(state.last_number), 'last_time', text(state.now),
-    'records', text(state.records + #state.entries) }
+  local changes = { 'position', text(state.position), 'after', '0', 'last_id', state.last_id, 'last_date',
+    state.last_date, 'last_number', text(state.last_number), 'last_time', text(state.now),
+    'records', text(state.records + #state.entries), 'claims', text(state.claims) }
   for field, value in pairs(state.raised) do
     table.insert(changes, field)
     table.insert(changes, text(value))
@@ -317,8 +215,10 @@ local function write(state, series)
   if state.strict then
     forget(state)
   end
-  call_sliced('HSET', state.hash, changes)
-  redis.call('SADD', KEYS[2], series)
+  for from = 1, #changes, 1000 do -- what Lua's stack can hold
+    redis.call('HSET', state.key, unpack(changes, from, math.min(from + 999, #changes)))
+  end
+  redis.call('SADD', KEYS[2], id)
 end
 
 local replies, states, argument, issued, refused_any = {}, {}, 6, 0, false
@@ -332,7 +232,7 @@ for g, group in ipairs(groups) do
     table.insert(replies, reply)
     argument = argument + 3
   end
-  if state and #state.entries > 0 and splits_possible(state) then
+  if state and #state.entries > 0 and index.can_grow(state.prefix, state.entries_before, state.position) then
     table.insert(states, { state, group[1] })
     issued = issued + #state.entries
   elseif state and #state.entries > 0 then
@@ -350,6 +250,6 @@ for _, pair in ipairs(states) do
   write(pair[1], pair[2])
 end
 if issued > 0 then
-  redis.call('HSET', KEYS[1], 'backlog', text(tonumber(shard[3]) + issued))
+  redis.call('HSET', KEYS[1], 'backlog', text(backlog + issued))
 end
 return { 'ok', clock_ms, (issued > 0 and not was_dirty) and 1 or 0, replies }

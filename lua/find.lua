@@ -1,11 +1,12 @@
 #!lua
--- find.lua: where an id stands, and its record if the outbox still holds it. Writes nothing.
+-- find.lua: where an id stands, its record if the outbox still holds it, and its void. Writes nothing.
 --
--- KEYS[1]  shard hash        KEYS[2]  series hash        KEYS[3]  outbox        KEYS[4]  prefix of the id index
--- ARGV[1]  epoch             ARGV[2]  generation         ARGV[3]  the id's 16 bytes
+-- KEYS[1]  shard hash      KEYS[2]  series hash      KEYS[3]  outbox
+-- KEYS[4]  prefix of the id index, and of the voided positions (void.lua)
+-- ARGV[1]  epoch           ARGV[2]  generation       ARGV[3]  the id's 16 bytes
 --
--- Replies {'stale'}, {'unloaded'}, {'unknown'}, {'damaged'}, or {'found', position, record}; record is the outbox's
--- flat list of fields, empty when the record is settled.
+-- Replies {'stale'}, {'unloaded'}, {'unknown'}, {'damaged'}, or {'found', position, record, void or ''}; record is
+-- the outbox's flat list of fields, empty when the record is settled.
 
 -- @include index.lua
 
@@ -17,12 +18,13 @@ local position = redis.call('HGET', KEYS[2], 'position')
 if not position then
   return { 'unloaded' }
 end
-local fingerprint, at = index.find(KEYS[4], tonumber(position), ARGV[3])
-if not fingerprint then
-  return { 'unknown' }
-elseif fingerprint == 'lost' then
+local value = index.find(KEYS[4], tonumber(position), ARGV[3])
+if value == nil then
   return { 'damaged' }
+elseif not value then
+  return { 'unknown' }
 end
-local key = string.format('%.0f-0', at)
-local found = redis.call('XRANGE', KEYS[3], key, key)
-return { 'found', at, found[1] and found[1][2] or {} }
+local _, at = index.unpack(value)
+local place = string.format('%.0f', at)
+local found = redis.call('XRANGE', KEYS[3], place .. '-0', place .. '-0')
+return { 'found', at, found[1] and found[1][2] or {}, redis.call('HGET', KEYS[4] .. ':voids', place) or '' }

@@ -1,20 +1,21 @@
--- index.lua: the id index of a series, shared by the scripts that read or grow it.
+-- index.lua: an index of ids, shared by the scripts that read or grow one: the ids of a series, a company's claims.
 --
--- The index maps every id ever issued to its fingerprint and position. It is spread over small hashes ("buckets")
--- that stay below hash-max-listpack-entries, where an entry costs about 33 bytes. The number of buckets follows from
+-- The index maps every id ever seen to its value. It is spread over small hashes ("buckets") that stay below
+-- hash-max-listpack-entries, where an entry of a series costs about 33 bytes. The number of buckets follows from
 -- the number of entries (linear hashing: one bucket is split for every LOAD entries), so it needs no state of its own.
--- Key:   <prefix>:<bucket number>     Field: the id's 16 bytes     Value: 8 bytes of fingerprint, then the position
+-- Key:   <prefix>:<bucket number>     Field: the id's 16 bytes, for a claim then its type
+-- Value: of a series, 8 bytes of fingerprint, then the position; of a claim, the series' 16 bytes
 -- Every bucket holds the field '' from its birth: a bucket without it has been lost, and missing is never zero.
 
 local index = {} -- luacheck: ignore 241 (the scripts that include this file use it)
 local LOAD = 40
 
-function index.bucket_count(entries)
+local function bucket_count(entries)
   return math.max(1, math.ceil(entries / LOAD))
 end
 
 -- The largest power of two that is <= n, for n >= 1.
-function index.power_below(n)
+local function power_below(n)
   local power = 1
   while power * 2 <= n do
     power = power * 2
@@ -32,8 +33,8 @@ local function hash_id(id)
   return bit.bxor(h, bit.rshift(h, 16)) % 4294967296
 end
 
-function index.bucket_of(id, buckets)
-  local power = index.power_below(buckets)
+local function bucket_of(id, buckets)
+  local power = power_below(buckets)
   local h = hash_id(id)
   local bucket = h % (power * 2)
   if bucket >= buckets then
@@ -42,28 +43,78 @@ function index.bucket_of(id, buckets)
   return bucket
 end
 
-function index.bucket_key(prefix, bucket)
+local function bucket_key(prefix, bucket)
   return prefix .. ':' .. string.format('%.0f', bucket)
 end
 
--- Position in as few big-endian bytes as hold it.
-function index.pack_position(position)
+-- Fingerprint and position in as few bytes as hold them, the position big-endian.
+function index.pack(fingerprint, position)
   local packed = struct.pack('>I7', position)
-  return (string.gsub(packed, '^%z+', ''))
+  return fingerprint .. string.gsub(packed, '^%z+', '')
 end
 
-local function unpack_value(value)
+function index.unpack(value)
   local packed = string.sub(value, 9)
   return string.sub(value, 1, 8), struct.unpack('>I7', string.rep('\0', 7 - #packed) .. packed)
 end
 
--- Finds id among `entries` entries: fingerprint and position; nothing when it is new; 'lost' when its bucket is gone.
+-- Finds an id's value among `entries` entries: false when the id is new; nothing when its bucket is gone.
 function index.find(prefix, entries, id)
-  local key = index.bucket_key(prefix, index.bucket_of(id, index.bucket_count(entries)))
-  local found = redis.call('HMGET', key, '', id)
-  if not found[1] then
-    return 'lost'
-  elseif found[2] then
-    return unpack_value(found[2])
+  local found = redis.call('HMGET', bucket_key(prefix, bucket_of(id, bucket_count(entries))), '', id)
+  if found[1] then
+    return found[2]
   end
+end
+
+-- The buckets that a split touches: the one that is new and the one whose ids it shares.
+local function split_pair(buckets)
+  local created = buckets - 1
+  return created, created - power_below(created)
+end
+
+-- Whether the splits can be done that growth from `before` to `after` entries will cause: each source is whole, each
+-- new bucket is unused.
+function index.can_grow(prefix, before, after)
+  local first = bucket_count(before)
+  for buckets = first + 1, bucket_count(after) do
+    local created, source = split_pair(buckets)
+    if redis.call('HLEN', bucket_key(prefix, created)) > 0 then
+      return false
+    elseif source < first and not redis.call('HGET', bucket_key(prefix, source), '') then
+      return false
+    end
+  end
+  return true
+end
+
+-- Pushes pairs or fields in slices that Lua's stack can hold.
+local function call_sliced(command, key, arguments)
+  for from = 1, #arguments, 1000 do
+    redis.call(command, key, unpack(arguments, from, math.min(from + 999, #arguments)))
+  end
+end
+
+local function split(prefix, buckets)
+  local created, source = split_pair(buckets)
+  local content = redis.call('HGETALL', bucket_key(prefix, source))
+  local moved, gone = { '', '' }, {}
+  for i = 1, #content, 2 do
+    if content[i] ~= '' and bucket_of(content[i], buckets) == created then
+      table.insert(moved, content[i])
+      table.insert(moved, content[i + 1])
+      table.insert(gone, content[i])
+    end
+  end
+  call_sliced('HSET', bucket_key(prefix, created), moved)
+  call_sliced('HDEL', bucket_key(prefix, source), gone)
+end
+
+-- Adds an id to an index of `before` entries, which can_grow has allowed.
+function index.add(prefix, before, id, value)
+  local buckets = bucket_count(before)
+  if bucket_count(before + 1) > buckets then
+    buckets = buckets + 1
+    split(prefix, buckets)
+  end
+  redis.call('HSET', bucket_key(prefix, bucket_of(id, buckets)), id, value)
 end

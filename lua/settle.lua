@@ -2,9 +2,9 @@
 -- settle.lua: drop from the outbox what the store has committed. Safe to repeat.
 --
 -- KEYS[1]  shard hash: epoch, generation, backlog        KEYS[2]  dirty set
--- KEYS[3]  series hash: position, settled, records       KEYS[4]  outbox
+-- KEYS[3]  series hash: position, after, settled, records     KEYS[4]  outbox
 -- ARGV[1]  epoch       ARGV[2]  generation               ARGV[3]  series id
--- ARGV[4]  the position up to which, and with which, every record is in the store
+-- ARGV[4]  position    ARGV[5]  k                        the record up to which, and with which, all are in the store
 --
 -- Replies {'stale'}, {'damaged', what}, or {'ok', records dropped, records left}.
 
@@ -16,12 +16,12 @@ local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'backlog')
 if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
   return { 'stale' }
 end
-local upto = tonumber(ARGV[4])
-local series = redis.call('HMGET', KEYS[3], 'position', 'settled', 'records')
+local upto, k = tonumber(ARGV[4]), tonumber(ARGV[5])
+local series = redis.call('HMGET', KEYS[3], 'position', 'settled', 'records', 'after')
 if not series[1] then
   return { 'damaged', 'the series hash is missing' }
-elseif upto > tonumber(series[1]) then
-  return { 'damaged', 'the store is at ' .. text(upto) .. ', beyond position ' .. series[1] }
+elseif upto > tonumber(series[1]) or (upto == tonumber(series[1]) and k > tonumber(series[4])) then
+  return { 'damaged', 'the store is at ' .. ARGV[4] .. '-' .. ARGV[5] .. ', beyond ' .. series[1] .. '-' .. series[4] }
 end
 local length = redis.call('XLEN', KEYS[4])
 local dirty = redis.call('SCARD', KEYS[2])
@@ -29,7 +29,7 @@ if length ~= tonumber(series[3]) or (length > 0 and dirty == 0) then
   return { 'damaged', 'the outbox holds ' .. length .. ' records instead of ' .. series[3] }
 end
 
-local dropped = redis.call('XTRIM', KEYS[4], 'MINID', '=', text(upto + 1) .. '-0')
+local dropped = redis.call('XTRIM', KEYS[4], 'MINID', '=', text(upto) .. '-' .. text(k + 1))
 local left = length - dropped
 redis.call('HSET', KEYS[3], 'settled', text(math.max(upto, tonumber(series[2]))), 'records', text(left))
 redis.call('HSET', KEYS[1], 'backlog', text(tonumber(shard[3]) - dropped))

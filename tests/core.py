@@ -48,5 +48,5 @@ def drain_all(drainer: Drainer) -> None:
 
 async def make_series(front: Front, company: str, fields: SeriesFields | None = None) -> str:
     series = new_id()
-    await front.ledger.put_series(company, series, fields or SeriesFields(prefix="T-"))
+    await front.definitions.put(company, series, fields or SeriesFields(prefix="T-"))
     return series

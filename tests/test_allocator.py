@@ -83,7 +83,7 @@ class Machine(RuleBasedStateMachine):
             (continuous, SeriesFields(prefix="A-", start=998)),
             (daily, SeriesFields(format="B-%incDaily%/%yearLong%%month%%day%", start=3, chronology="free")),
         ):
-            self.run(self.fronts[0].ledger.put_series(self.company, series, fields))
+            self.run(self.fronts[0].definitions.put(self.company, series, fields))
 
     def enter(self) -> Front:
         return self.loop.run_until_complete(self.stack.enter_async_context(running_front(self.config)))
@@ -194,7 +194,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 1), front=st.integers(0, 1), active=st.booleans())
     def activate(self, number: int, front: int, *, active: bool) -> None:
         series, model = self.series(number)
-        self.run(self.fronts[front].ledger.put_series(self.company, series, SeriesFields(active=active)))
+        self.run(self.fronts[front].definitions.put(self.company, series, SeriesFields(active=active)))
         model.active = active
 
     @rule(number=st.integers(0, 1), front=st.integers(0, 1), prefix=st.sampled_from(["C-", "D-"]))
@@ -202,7 +202,7 @@ class Machine(RuleBasedStateMachine):
         series, model = self.series(number)
         form = f"{prefix}%incDaily%/%yearLong%%month%%day%" if model.daily else None
         fields = SeriesFields(format=form) if model.daily else SeriesFields(prefix=prefix)
-        change = self.fronts[front].ledger.put_series(self.company, series, fields)
+        change = self.fronts[front].definitions.put(self.company, series, fields)
         if model.entries and prefix != model.prefix:
             with pytest.raises(Conflict):
                 self.run(change)
@@ -247,12 +247,13 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def everything_reads_as_the_model_says(self) -> None:
         for series, model in self.models.items():
-            ledger = self.fronts[len(model.entries) % 2].ledger
+            front = self.fronts[len(model.entries) % 2]
+            ledger = front.ledger
             listed = self.run(self.list_all(ledger, series))
             assert [(entry.id, entry.meta, entry.code) for entry in listed] == model.entries
             assert [entry.position for entry in listed] == list(range(1, len(listed) + 1))
             assert [entry.previous_id for entry in listed] == [None, *(entry.id for entry in listed)][: len(listed)]
-            view = self.run(ledger.series(self.company, series))
+            view = self.run(front.definitions.get(self.company, series))
             assert view.last_entry_id == (model.entries[-1][0] if model.entries else None)
             if model.entries:
                 assert view.last_index == listed[-1].number

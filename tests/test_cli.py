@@ -215,8 +215,8 @@ def test_an_export_is_lines_of_json_and_its_csv_has_a_header(shared_up: Up, clie
 
     # And as CSV it has a header
     lines = shared_up.run("export", "--series", series, "--format", "csv").stdout.splitlines()
-    assert lines[0] == "position,id,code,number,date,created_at,previous_id,meta,sig,receipt"
-    assert lines[1].startswith(f"1,{entry},E-1,1,")
+    assert lines[0].startswith("kind,position,k,id,code,number,date,created_at,previous_id,meta,sig,void,")
+    assert lines[1].startswith(f"entry,1,,{entry},E-1,1,")
 
 
 def test_an_export_in_an_unknown_format_names_the_known_ones(shared_up: Up) -> None:

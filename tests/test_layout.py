@@ -22,18 +22,23 @@ BASE = {"errors", "config", "model", "formats", "metrics"}
 MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "logs": set(),
-    "scripts": BASE,
+    "keyspace": BASE,
+    "report": BASE,
+    "scripts": BASE | {"keyspace"},
     "tables": set(),
-    "store": BASE | {"tables"},
+    "database": BASE,
+    "store": BASE | {"tables", "database"},
     "signing": BASE,
-    "allocator": BASE | {"scripts"},
-    "ledger": BASE | {"scripts", "store", "allocator"},
+    "allocator": BASE | {"keyspace", "scripts"},
+    "definitions": BASE | {"scripts", "store", "allocator"},
+    "ledger": BASE | {"keyspace", "scripts", "store", "allocator", "definitions", "report"},
     "auth": BASE | {"store"},
     "http.edge": BASE | {"auth"},
+    "http.fields": BASE,
 }
 """Of our own modules, what each may import; modules that build things are free."""
-DIALECT_MAY_IMPORT = BASE | {"ledger", "auth", "http.edge"}
-NOT_DIALECTS = {"http", "http.app", "http.edge", "http.openapi", "http.console"}
+DIALECT_MAY_IMPORT = BASE | {"definitions", "ledger", "auth", "http.edge", "http.fields"}
+NOT_DIALECTS = {"http", "http.app", "http.edge", "http.fields", "http.openapi", "http.console"}
 BUILDERS = {"http.app", "worker", "cli"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}
 
@@ -151,6 +156,9 @@ class Script:
         end = next(number for number, line in enumerate(body) if not line.startswith("--"))
         self.header = "\n".join(line.removeprefix("--").strip() for line in body[:end])
         self.code = "\n".join(re.sub(r"--.*", "", line) for line in body[end:])
+        self.includes = [
+            path.parent / name for name in re.findall(r"^-- @include (\S+)", "\n".join(lines), re.MULTILINE)
+        ]
 
     def numbered(self, part: str, name: str) -> list[int]:
         """The numbers N of `name[N]`."""
@@ -162,8 +170,18 @@ class Script:
         return set(re.findall(r"'([a-z]+)'", described))
 
     def replies_in_code(self) -> set[str]:
-        tables = re.findall(r"(?:return\b[^\n{]*|replies\[\w+\] = )\{ '([a-z]+)'", self.code)
-        return {*tables, *re.findall(r"return '([a-z]+)'", self.code)}
+        code = self.code + "".join(self.included_functions(self.code))
+        tables = re.findall(r"(?:return\b[^\n{]*|replies\[\w+\] = )\{ '([a-z]+)'", code)
+        return {*tables, *re.findall(r"return (?:nil, )?'([a-z]+)'", code)}
+
+    def included_functions(self, code: str) -> list[str]:
+        """The functions of included files that code calls, in their text."""
+        functions = [
+            found
+            for path in self.includes
+            for found in re.findall(r"^function (\w+\.\w+)\((.*?)^end", path.read_text(), re.MULTILINE | re.DOTALL)
+        ]
+        return [body for name, body in functions if f"{name}(" in code]
 
 
 @pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)

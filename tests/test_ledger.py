@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from core import drain_all, make_config, make_drainer, make_series, running_front
-from seriatim import scripts, worker
+from seriatim import keyspace, scripts, worker
 from seriatim.config import Config
 from seriatim.errors import Conflict, Halted, NotFound
 from seriatim.ledger import Wanted
@@ -60,7 +60,7 @@ def test_own_writes_are_read_at_every_moment(
                     front.ledger.entry(company, series, entry.id),
                     front.ledger.put_entry(company, series, Wanted(entry.id)),
                     front.ledger.entries(company, series, None, 1000),
-                    front.ledger.series(company, series),
+                    front.definitions.get(company, series),
                 )
                 assert [_unsettled(one) for one in listed] == written
                 assert _unsettled(read) == _unsettled(again) == entry
@@ -156,15 +156,15 @@ def test_a_change_that_a_crash_has_left_is_ended_from_the_store(
             # Given a loaded series, and a change of its prefix that crashed before or after its commit
             series = await make_series(front, company, SeriesFields(prefix="OLD-"))
             standing = front.gate.require()
-            await asyncio.to_thread(front.ledger._load, standing, series, None)
+            await asyncio.to_thread(front.definitions._load, standing, series, None)
             before = held(store, series)
-            assert scripts.change(valkey.client, standing, before, numbering=True)[0] == "ok"
+            assert scripts.change(valkey.client, standing, before, unused=True)[0] == "ok"
             new = replace(before, numbering=replace(before.numbering, prefix="NEW-"))
             if committed:
                 store.change_series(before, new)
             else:
                 long_ago = int(time.time() * 1000) - 6_000
-                valkey.client.hset(scripts.series_key(before.shard, series), "changing", long_ago)
+                valkey.client.hset(keyspace.series_key(before.shard, series), "changing", long_ago)
 
             # When a number is asked for, then it follows the definition that the store holds
             entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
@@ -185,7 +185,7 @@ def test_two_processes_that_change_and_use_a_series_agree(
             # Given a series that one process changes while the other issues its first number
             for _ in range(10):
                 series = await make_series(one, company, SeriesFields(prefix="A-"))
-                changing = one.ledger.put_series(company, series, SeriesFields(prefix="B-"))
+                changing = one.definitions.put(company, series, SeriesFields(prefix="B-"))
                 issuing = other.ledger.put_entry(company, series, Wanted(new_id()))
                 changed, issued = await asyncio.gather(changing, issuing, return_exceptions=True)
 
@@ -205,7 +205,7 @@ def test_concurrent_creations_leave_one_default(config: Config, company: str) ->
         async with running_front(config) as front:
             created = [make_series(front, company, SeriesFields(default=number % 3 == 0)) for number in range(12)]
             await asyncio.gather(*created)
-            listed, _ = await front.ledger.list_series(company, None, 100)
+            listed, _ = await front.definitions.list_series(company, None, 100)
 
         # Then exactly one of them is the default
         assert len(listed) == 12
@@ -240,8 +240,8 @@ def test_another_companys_series_does_not_exist(store: Store, config: Config, co
             # When another company asks for it in every way, then there is none
             for call in (
                 front.ledger.put_entry(stranger, series, Wanted(new_id())),
-                front.ledger.put_series(stranger, series, SeriesFields(name="mine")),
-                front.ledger.series(stranger, series),
+                front.definitions.put(stranger, series, SeriesFields(name="mine")),
+                front.definitions.get(stranger, series),
                 front.ledger.entry(stranger, series, entry.id),
                 front.ledger.entries(stranger, series, None, 10),
             ):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core import drain_all, make_config, make_drainer, make_series, running_front
-from seriatim import recovery, scripts
+from seriatim import keyspace, recovery, scripts
 from seriatim.errors import Halted, Unavailable
 from seriatim.ledger import Wanted
 from seriatim.model import Standing
@@ -86,7 +86,7 @@ def test_a_restarted_server_is_met_under_a_new_generation(valkey: Valkey, store:
     # Then nothing is lost and the generation is the next
     assert second.generation == first.generation + 1
     asyncio.run(issue(valkey, store, 1, series=series, company=company))
-    assert valkey.client.hget(scripts.series_key(_shard(store, series), series), "position") == b"4"
+    assert valkey.client.hget(keyspace.series_key(_shard(store, series), series), "position") == b"4"
 
 
 @pytest.mark.parametrize("enrolled", [0, 2, 4])
@@ -157,12 +157,12 @@ def test_a_server_that_lost_part_of_a_series_is_refused(valkey: Valkey, store: S
 
     # When a part of it is gone after a restart
     if what == "record":
-        valkey.client.xdel(scripts.outbox_key(shard, series), "4-0")
+        valkey.client.xdel(keyspace.outbox_key(shard, series), "4-0")
     else:
         keys = {
-            "series": scripts.series_key(shard, series),
-            "outbox": scripts.outbox_key(shard, series),
-            "bucket": scripts.index_prefix(shard, series) + ":0",
+            "series": keyspace.series_key(shard, series),
+            "outbox": keyspace.outbox_key(shard, series),
+            "bucket": keyspace.index_prefix(shard, series) + ":0",
         }
         valkey.client.delete(keys[what])
     valkey.kill()
@@ -265,7 +265,7 @@ def test_one_contradiction_halts_every_process(valkey: Valkey, store: Store) -> 
             series, sound = await make_series(one, company), await make_series(one, company)
             await one.ledger.put_entry(company, series, Wanted(new_id()))
             await other.ledger.put_entry(company, sound, Wanted(new_id()))
-            valkey.client.delete(scripts.outbox_key(_shard(store, series), series))
+            valkey.client.delete(keyspace.outbox_key(_shard(store, series), series))
 
             # When one of them meets the damage
             with pytest.raises(Halted, match="outbox holds 0 records instead of 1"):

@@ -13,7 +13,7 @@ import redis
 import redis.asyncio
 from msgspec.structs import replace
 
-from seriatim import scripts
+from seriatim import keyspace, scripts
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.formats import Window
 from seriatim.model import COUNTER_MAX, Counted, Numbering, Series, Standing, fingerprint, uuid_bytes
@@ -44,7 +44,9 @@ def make_series(*, version: int = 1, active: bool = True, start: int | None = No
         loaded_epoch=None,
         genesis=None,
         position=0,
+        k=0,
         head=None,
+        claims=0,
         created_at=0,
         updated_at=0,
     )
@@ -111,7 +113,7 @@ def test_one_call_answers_each_request_for_itself(server: Valkey) -> None:
     assert [reply[1] for reply in replies] == [1, 2, 2, 1, 1, 2]
     assert replies[2][7] == b"a.b.c"
     assert [reply[3] for reply in replies[4:]] == [b"A-998", b"A-999"]
-    assert server.client.hget(scripts.shard_key(SHARD), "backlog") == b"4"
+    assert server.client.hget(keyspace.shard_key(SHARD), "backlog") == b"4"
 
 
 def test_more_digits_than_the_padding_are_written_in_full(server: Valkey) -> None:
@@ -157,7 +159,7 @@ def test_the_index_finds_every_id_while_it_grows(server: Valkey) -> None:
     replies = allocate(server, group(series, ids[:256]))
     assert [reply[:2] for reply in replies] == [[b"replayed", position] for position in range(1, 257)]
     assert find_all(server, series, [new_id()]) == [None]
-    buckets = list(server.client.scan_iter(scripts.index_prefix(SHARD, series.id) + ":*"))
+    buckets = list(server.client.scan_iter(keyspace.index_prefix(SHARD, series.id) + ":*"))
     assert len(buckets) == len(ids) // 40
     assert {server.client.object("encoding", bucket) for bucket in buckets} == {b"listpack"}
 
@@ -166,7 +168,7 @@ def refused_series(server: Valkey) -> dict[str, tuple[scripts.Group, bytes]]:
     """Groups that are refused as a whole, and the word for it."""
     inactive = opened(server, make_series(active=False))
     changing = opened(server, make_series())
-    scripts.change(server.client, STANDING, changing, numbering=False)
+    scripts.change(server.client, STANDING, changing, unused=False)
     closed = make_series()
     scripts.install(server.client, STANDING, closed, opened=False)
     good = opened(server, make_series())
@@ -228,7 +230,7 @@ def test_each_counter_begins_anew_with_its_period_and_a_free_series_goes_back_to
         "02/2027-02/01-02",
     ]
     assert [reply[5].decode() for reply in replies] == days
-    assert scripts.numbers(replies[0][2]) == (
+    assert keyspace.numbers(replies[0][2]) == (
         Counted("incYearly", "2026", 7),
         Counted("incMonthly", "2026-12", 7),
         Counted("incDaily", "2026-12-30", 7),
@@ -256,7 +258,7 @@ def test_a_strict_series_goes_neither_back_nor_ahead_and_forgets_what_is_over(se
     assert replies[3] == [b"past", b"2026-11-21"]
 
     # And the counter of a day that is over takes no more room, while its entry is still found
-    kept = set(server.client.hgetall(scripts.series_key(SHARD, series.id)))
+    kept = set(server.client.hgetall(keyspace.series_key(SHARD, series.id)))
     assert {name for name in kept if b"inc" in name} == {
         b"incDaily:2026-11-21",
         b"incMonthly:2026-11",
@@ -275,7 +277,7 @@ def test_the_digits_of_all_counters_count_towards_the_longest_code(server: Valke
     # Then the first code fits, and the second with its four digits is refused
     assert replies[0][3] == b"9-9"
     assert replies[1] == [b"overflow", 4]
-    assert server.client.hget(scripts.series_key(SHARD, series.id), "position") == b"1"
+    assert server.client.hget(keyspace.series_key(SHARD, series.id), "position") == b"1"
 
 
 def test_a_batch_is_one_run_or_nothing(server: Valkey) -> None:
@@ -316,12 +318,12 @@ def test_a_full_backlog_refuses_only_what_does_not_fit(server: Valkey) -> None:
 
 
 KEYS: dict[str, Callable[[Series], str]] = {
-    "shard": lambda _: scripts.shard_key(SHARD),
-    "dirty": lambda _: scripts.dirty_key(SHARD),
-    "series": lambda series: scripts.series_key(SHARD, series.id),
-    "outbox": lambda series: scripts.outbox_key(SHARD, series.id),
-    "bucket": lambda series: scripts.index_prefix(SHARD, series.id) + ":0",
-    "next bucket": lambda series: scripts.index_prefix(SHARD, series.id) + ":1",
+    "shard": lambda _: keyspace.shard_key(SHARD),
+    "dirty": lambda _: keyspace.dirty_key(SHARD),
+    "series": lambda series: keyspace.series_key(SHARD, series.id),
+    "outbox": lambda series: keyspace.outbox_key(SHARD, series.id),
+    "bucket": lambda series: keyspace.index_prefix(SHARD, series.id) + ":0",
+    "next bucket": lambda series: keyspace.index_prefix(SHARD, series.id) + ":1",
 }
 
 
@@ -380,12 +382,12 @@ def test_a_record_deleted_from_the_outbox_is_noticed(server: Valkey) -> None:
     allocate(server, group(series, ids))
 
     # When the one in the middle disappears
-    server.client.xdel(scripts.outbox_key(SHARD, series.id), "2-0")
+    server.client.xdel(keyspace.outbox_key(SHARD, series.id), "2-0")
 
     # Then the series issues nothing, and settling it is refused
     assert allocate(server, group(series, [new_id()]))[0][0] == b"damaged"
     with pytest.raises(Damaged, match="2 records instead of 3"):
-        scripts.settle(server.client, STANDING, series, 3)
+        scripts.settle(server.client, STANDING, series, (3, 0))
 
 
 def test_settling_drops_exactly_what_is_committed_and_may_be_repeated(server: Valkey) -> None:
@@ -393,17 +395,17 @@ def test_settling_drops_exactly_what_is_committed_and_may_be_repeated(server: Va
     series = opened(server, make_series())
     ids = [new_id() for _ in range(5)]
     allocate(server, group(series, ids))
-    assert server.client.smembers(scripts.dirty_key(SHARD)) == {series.id.encode()}
+    assert server.client.smembers(keyspace.dirty_key(SHARD)) == {series.id.encode()}
 
     # When three are settled, twice, and then all
-    left = [scripts.settle(server.client, STANDING, series, upto) for upto in (3, 3, 5)]
+    left = [scripts.settle(server.client, STANDING, series, (upto, 0)) for upto in (3, 3, 5)]
 
     # Then what is left is what was not committed, and a clean series leaves nothing behind
     assert left == [2, 2, 0]
-    assert not server.client.exists(scripts.outbox_key(SHARD, series.id))
-    assert not server.client.exists(scripts.dirty_key(SHARD))
-    assert server.client.hget(scripts.shard_key(SHARD), "backlog") == b"0"
-    assert allocate(server, group(series, ids))[4] == [b"settled", 5]
+    assert not server.client.exists(keyspace.outbox_key(SHARD, series.id))
+    assert not server.client.exists(keyspace.dirty_key(SHARD))
+    assert server.client.hget(keyspace.shard_key(SHARD), "backlog") == b"0"
+    assert allocate(server, group(series, ids))[4] == [b"settled", 5, b""]
 
 
 def test_the_store_ahead_of_redis_is_damage(server: Valkey) -> None:
@@ -412,8 +414,8 @@ def test_the_store_ahead_of_redis_is_damage(server: Valkey) -> None:
     allocate(server, group(series, [new_id()]))
 
     # When the store claims two, then settling is refused
-    with pytest.raises(Damaged, match="beyond position 1"):
-        scripts.settle(server.client, STANDING, series, 2)
+    with pytest.raises(Damaged, match="beyond 1-0"):
+        scripts.settle(server.client, STANDING, series, (2, 0))
 
 
 def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None:
@@ -428,11 +430,11 @@ def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None
     with pytest.raises(Stale):
         find_all(server, series, [new_id()])
     with pytest.raises(Stale):
-        scripts.settle(server.client, STANDING, series, 0)
+        scripts.settle(server.client, STANDING, series, (0, 0))
     with pytest.raises(Stale):
         scripts.install(server.client, STANDING, series, opened=True)
     with pytest.raises(Stale):
-        scripts.change(server.client, STANDING, series, numbering=False)
+        scripts.change(server.client, STANDING, series, unused=False)
     assert server.dump() == before
 
 
@@ -452,7 +454,7 @@ def test_enrolling_ties_a_shard_to_one_epoch(server: Valkey) -> None:
 def test_a_halted_shard_says_why(server: Valkey) -> None:
     # Given a shard that somebody halted
     series = opened(server, make_series())
-    server.client.hset(scripts.shard_key(SHARD), "halted", "the reason")
+    server.client.hset(keyspace.shard_key(SHARD), "halted", "the reason")
 
     # When a number is asked for, then that is the answer
     with pytest.raises(Halted, match="the reason"):
@@ -472,8 +474,8 @@ def test_a_flushed_script_cache_means_that_the_server_must_be_met(server: Valkey
 def test_a_definition_change_blocks_new_ids_until_the_new_version_is_there(server: Valkey) -> None:
     # Given an unused series whose numbering is being changed
     series = opened(server, make_series())
-    assert scripts.change(server.client, STANDING, series, numbering=True)[0] == "ok"
-    assert scripts.change(server.client, STANDING, series, numbering=True)[0] == "changing"
+    assert scripts.change(server.client, STANDING, series, unused=True)[0] == "ok"
+    assert scripts.change(server.client, STANDING, series, unused=True)[0] == "changing"
 
     # When the new version is installed
     changed = make_like(series, 2)
@@ -483,8 +485,8 @@ def test_a_definition_change_blocks_new_ids_until_the_new_version_is_there(serve
     assert allocate(server, group(changed, [new_id()]))[0][0] == b"issued"
     assert scripts.install(server.client, STANDING, series, opened=True)
     assert allocate(server, group(changed, [new_id()]))[0][0] == b"issued"
-    assert scripts.change(server.client, STANDING, changed, numbering=True)[0] == "used"
-    assert scripts.change(server.client, STANDING, series, numbering=False)[0] == "version"
+    assert scripts.change(server.client, STANDING, changed, unused=True)[0] == "used"
+    assert scripts.change(server.client, STANDING, series, unused=False)[0] == "version"
 
 
 def test_memory_that_is_full_refuses_before_the_first_write(server: Valkey) -> None:

@@ -75,7 +75,9 @@ def make_series(numbering: Numbering) -> Series:
         loaded_epoch=None,
         genesis=None,
         position=0,
+        k=0,
         head=None,
+        claims=0,
         created_at=1_795_000_000_000,
         updated_at=1_795_000_000_000,
     )

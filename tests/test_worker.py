@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from core import drain_all, make_config, make_drainer, make_series, running_front
 from faulty_worker import POINTS
-from seriatim import scripts, worker
+from seriatim import keyspace, worker
 from seriatim.errors import Damaged, Stale
 from seriatim.ledger import Wanted
 from seriatim.model import Entry
@@ -211,7 +211,7 @@ def test_records_that_differ_from_the_stores_halt_the_data_set(valkey: Valkey, s
     with pytest.raises(Damaged, match="different records"):
         drainer.drain(series.shard)
     assert store.data_set().state == "halted"
-    assert valkey.client.hget(scripts.shard_key(series.shard), "halted") is not None
+    assert valkey.client.hget(keyspace.shard_key(series.shard), "halted") is not None
 
 
 def test_wake_ups_are_few_and_may_be_lost_or_repeated(up: Up) -> None:

@@ -18,10 +18,10 @@ import msgspec
 import redis.asyncio
 import structlog
 
-from seriatim import scripts
+from seriatim import keyspace, scripts
 from seriatim.errors import Conflict, Damaged, Invalid, SeriatimError, Unavailable
 from seriatim.formats import window
-from seriatim.model import Counted, Series, Standing
+from seriatim.model import Counted, Series, Skip, Standing, Void, Why
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -60,11 +60,14 @@ class Gate:
 
 
 class Uninstalled(Unavailable):
-    """Redis does not hold the definition that the caller has: install it, or read it again, and retry."""
+    """Redis does not hold the definition that the caller has: install it, or read it again, and retry.
 
-    def __init__(self, *, changing_since_ms: int | None = None) -> None:
+    `changing_ms` says for how long it has been marked as changing, if so.
+    """
+
+    def __init__(self, *, changing_ms: int | None = None) -> None:
         super().__init__("The series' definition is being changed. Repeat the request.")
-        self.changing_since_ms = changing_since_ms
+        self.changing_ms = changing_ms
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -75,16 +78,18 @@ class Order(msgspec.Struct, frozen=True):
         meta: canonical JSON, or empty.
         sig: the client's signature, or empty.
         day: the document's date; None for today.
+        claimed: it comes to this series because that is the company's default.
     """
 
     tag: bytes
     meta: bytes
     sig: bytes
     day: date | None
+    claimed: bool = False
 
 
 class Issued(msgspec.Struct, frozen=True):
-    """An entry as allocate.lua answered it. `sig` is the signature that was kept, for a replay."""
+    """An entry as allocate.lua answered it. `sig` and `claimed` are those that were kept, for a replay."""
 
     position: int
     numbers: tuple[Counted, ...]
@@ -94,12 +99,15 @@ class Issued(msgspec.Struct, frozen=True):
     previous: bytes
     replayed: bool
     sig: bytes
+    claimed: bool
+    void: bytes
 
 
 class Settled(msgspec.Struct, frozen=True):
     """The id was issued before, and the store holds its entry."""
 
     position: int
+    void: bytes
 
 
 class _Request:
@@ -180,6 +188,68 @@ class Allocator:
             request.answer.exception()  # retrieved: all have the same
         return [request.answer.result() for request in requests]
 
+    async def skip(self, series: Series, nth: int, to: int, why: Why) -> Skip | None:
+        """Raises the format's `nth` counter in today's period, so that its next number is `to`.
+
+        Returns what was left out, None when the counter stood there already.
+
+        Raises:
+            Invalid: the next number is higher already, or the code would be too long.
+            As `allocate`.
+        """
+        for _ in range(WINDOW_TRIES_MAX):
+            local_ms = time.time_ns() // 1_000_000
+            today = window(series.numbering.timezone, local_ms + self._skew_ms)
+            answered = await scripts.skip(
+                self._client,
+                self._gate.require(),
+                series,
+                window=today,
+                counter=nth,
+                to=to,
+                why=why,
+                backlog_max=self._backlog_max,
+            )
+            self._skew_ms = answered.now_ms - local_ms
+            if answered.replies[0][0] != b"window" or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
+                break
+        self._note(series, answered)
+        match answered.replies[0]:
+            case [b"skipped", position, k, field, first, last, created_at]:
+                counter, _, period = field.decode().partition(":")
+                left_out = int(first), int(last)
+                return Skip(series.id, position, k, counter, period, *left_out, why.reason, why.actor, created_at)
+            case [b"next", _]:
+                return None
+            case [b"lowers", following]:
+                raise Invalid({"to": f"must be at least {int(following)}, which is the counter's next number"})
+            case [b"overflow", _]:
+                raise Invalid({"to": "would make the next code longer than the series' max_length"})
+            case reply:
+                raise _refusal(reply, series)
+
+    async def void(self, series: Series, entry_id: str, why: Why) -> Void | None:
+        """Records that an entry is void, and returns that; or what was recorded before. None: there is no such entry.
+
+        Raises:
+            As `allocate`.
+        """
+        answered = await scripts.void(
+            self._client, self._gate.require(), series, entry_id, why=why, backlog_max=self._backlog_max
+        )
+        self._note(series, answered)
+        match answered.replies[0]:
+            case [b"voided", position, packed]:
+                return keyspace.unpack_void(series.id, position, packed)
+            case [b"unknown"]:
+                return None
+            case reply:
+                raise _refusal(reply, series)
+
+    def _note(self, series: Series, answered: scripts.Allocated) -> None:
+        if answered.turned_dirty:
+            self._on_dirty(series.shard)
+
     def _lane(self, shard: int) -> _Lane:
         lane = self._lanes.get(shard)
         if lane is None:
@@ -221,7 +291,7 @@ class Allocator:
                 groups[name] = scripts.Group(request.series, window(request.series.numbering.timezone, now_ms))
                 members[name] = []
             order = request.order
-            groups[name].add(order.day, (order.tag, order.meta, order.sig))
+            groups[name].add(order.day, (order.tag, order.meta, order.sig), claimed=order.claimed)
             members[name].append(request)
         allocated = await scripts.allocate(
             self._client, standing, shard, list(groups.values()), backlog_max=self._backlog_max, atomic=batch
@@ -243,7 +313,7 @@ class Allocator:
             self._enqueue(lane, shard, request)
             return
         try:
-            request.answer.set_result(_read(reply, request.series))
+            request.answer.set_result(_read(reply, request))
         except SeriatimError as error:
             request.answer.set_exception(error)
 
@@ -254,7 +324,7 @@ class Allocator:
                 self._enqueue(lane, shard, requests)
                 return
             try:
-                results.append(_read(reply, request.series))
+                results.append(_read(reply, request))
             except SeriatimError as error:
                 error.fields = {f"list[{number}]": "; ".join(error.fields.values()) or error.message}
                 _fail(requests, error)
@@ -277,18 +347,35 @@ def _fail(requests: list[_Request], error: SeriatimError) -> None:
             request.answer.set_exception(error)
 
 
-def _read(reply: list[Any], series: Series) -> Issued | Settled:
+def _read(reply: list[Any], request: _Request) -> Issued | Settled:
     match reply:
-        case [b"issued", position, numbers, code, created, date, previous]:
-            counted = scripts.numbers(numbers)
-            return Issued(position, counted, code.decode(), created, date.decode(), previous, replayed=False, sig=b"")
-        case [b"replayed", position, numbers, code, created, date, previous, sig]:
-            counted = scripts.numbers(numbers)
-            return Issued(position, counted, code.decode(), created, date.decode(), previous, replayed=True, sig=sig)
-        case [b"settled", position]:
-            return Settled(position)
+        case [b"issued", *said, previous]:
+            return _issued(said, previous, replayed=False, sig=b"", claimed=request.order.claimed, void=b"")
+        case [b"replayed", position, numbers, code, created, date, previous, sig, void, claimed]:
+            said = [position, numbers, code, created, date]
+            return _issued(said, previous, replayed=True, sig=sig, claimed=bool(claimed), void=void)
+        case [b"settled", position, void]:
+            return Settled(position, void)
         case _:
-            raise _refusal(reply, series)
+            raise _refusal(reply, request.series)
+
+
+def _issued(  # noqa: PLR0913 -- as the script answers
+    said: list[Any], previous: bytes, *, replayed: bool, sig: bytes, claimed: bool, void: bytes
+) -> Issued:
+    position, numbers, code, created, date = said
+    return Issued(
+        position,
+        keyspace.numbers(numbers),
+        code.decode(),
+        created,
+        date.decode(),
+        previous,
+        replayed,
+        sig,
+        claimed,
+        void,
+    )
 
 
 REFUSALS: dict[bytes, tuple[type[SeriatimError], str]] = {
@@ -302,11 +389,12 @@ REFUSALS: dict[bytes, tuple[type[SeriatimError], str]] = {
 
 
 def _refusal(reply: list[Any], series: Series) -> SeriatimError:
+    """Returns what a refusal by allocate.lua, skip.lua or void.lua means."""
     word = reply[0]
     if word in (b"unloaded", b"version"):
         return Uninstalled()
     if word == b"changing":
-        return Uninstalled(changing_since_ms=reply[1])
+        return Uninstalled(changing_ms=reply[1])
     if word == b"damaged":
         return Damaged(f"Redis has lost data of series {series.id}: {reply[1].decode()}.")
     if word == b"past":

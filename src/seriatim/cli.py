@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import os
 import sys
 import traceback
-from collections.abc import Callable
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -342,6 +345,111 @@ def show_series(series_id: str) -> None:
     """Show a series as the store has it."""
     value = _series_value(_series(_store(), series_id))
     _output().show(value, "\n".join(f"{name}: {content}" for name, content in value.items()))
+
+
+def numbering(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds the options that define a series' numbers."""
+    for option in (
+        click.option("--charset", help="Characters that codes may have, such as A-Z0-9/-."),
+        click.option("--max-length", type=int, help="Characters that a code may have at most."),
+        click.option("--chronology", type=click.Choice(["strict", "free"]), help="Whether dates may go back."),
+        click.option("--fiscal-year-start", help="First day of the fiscal year, MM-DD.  [default: 01-01]"),
+        click.option("--timezone", help="Name in the tz database.  [default: UTC]"),
+        click.option("--start", type=int, help="First number.  [default: 1]"),
+        click.option("--suffix", help="What stands behind the number."),
+        click.option("--padding", type=int, help="Digits that a number has at least."),
+        click.option("--prefix", help="What stands before the number."),
+        click.option("--format", "format", help="With markers, such as INV-%yearLong%-%incYearly%."),
+    ):
+        command = option(command)
+    return command
+
+
+@series.command("create")
+@click.option("--company", default="default", show_default=True, help="Name or id.")
+@click.option("--id", "series_id", help="UUID of the series.  [default: a new one]")
+@click.option("--type", help="Type of its documents.  [default: invoice]")
+@click.option("--name", help="Its name.")
+@click.option("--default/--no-default", default=None, help="Whether it is the default of its type.")
+@numbering
+@common
+def create_series(company: str, series_id: str | None, **said: Any) -> None:
+    """Create a series, and show the first codes that it will issue."""
+    from seriatim.http.fields import series_fields
+    from seriatim.model import UUID_PATTERN
+
+    fields = series_fields(said)
+    chosen = (series_id or str(uuid.uuid4())).lower()
+    if not UUID_PATTERN.match(chosen):
+        raise errors.Invalid({"id": "is not a UUID (8-4-4-4-12 hex digits)"})
+    store = _store()
+    owner = store.company(company)
+    if store.series(chosen):
+        raise errors.Conflict(f"Series {chosen} exists. `seriatim series show {chosen}` shows it.")
+    view, preview = asyncio.run(_create_series(owner.id, chosen, fields))
+    value = _series_value(view.series) | {"next": preview.next}
+    _output().show(value, f"{chosen}\nIts first codes: {', '.join(preview.next)}")
+
+
+async def _create_series(company: str, series_id: str, fields: Any) -> Any:
+    async with _front() as front:
+        view = await front.definitions.put(company, series_id, fields)
+        return view, await front.definitions.preview(company, series_id)
+
+
+@series.command("preview")
+@click.argument("series_id", required=False)
+@numbering
+@common
+def preview_series(series_id: str | None, **said: Any) -> None:
+    """Show the next codes of a series, or the first ones of a definition that is checked and not created."""
+    from seriatim import definitions
+    from seriatim.http.fields import series_fields
+
+    if series_id is None:
+        preview = definitions.preview_new(series_fields(said))
+    elif any(value is not None for value in said.values()):
+        raise errors.ConfigError("Name a series or give a definition, not both.")
+    else:
+        preview = asyncio.run(_preview_series(_series(_store(), series_id)))
+    after = [f"after the coming change of {what}, {day}: {code}" for what, (day, code) in preview.after.items()]
+    value = {"next": preview.next, "after": {what: {"date": d, "code": c} for what, (d, c) in preview.after.items()}}
+    _output().show(value, "\n".join([*preview.next, *after]))
+
+
+async def _preview_series(one: Any) -> Any:
+    async with _front() as front:
+        return await front.definitions.preview(one.company, one.id)
+
+
+@asynccontextmanager
+async def _front() -> AsyncIterator[Any]:
+    """The parts of an API process, without its HTTP; beside a running service, or without its Redis server."""
+    from seriatim.http.app import Front
+
+    front = Front(_config())
+    with suppress(errors.Unavailable):
+        await front.watch.meet()
+    try:
+        yield front
+    finally:
+        await front.close()
+
+
+@main.command("audit-log")
+@common
+def show_audit_log() -> None:
+    """Show what was done out of the ordinary: who, when, what; oldest first."""
+    from seriatim.model import timestamp
+
+    listed = list(_store().logged())
+    values = [msgspec.structs.asdict(one) | {"at": timestamp(one.at)} for one in listed]
+    lines = [f"{one['at']}  {one['actor']}  {one['action']}  {_said(one['detail'])}" for one in values]
+    _output().show(values, "\n".join(lines))
+
+
+def _said(detail: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in detail.items())
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Series and their entries, as callers see them: Redis and the store as one.
+"""Entries as callers see them: Redis and the store as one.
 
 Reads merge outbox and store by position. The outbox is read first: a record that is settled in between is then seen
 in the store.
@@ -7,53 +7,41 @@ in the store.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
-from typing import Any, Protocol
+from typing import TypeVar
 
 import msgspec
-import redis
 import redis.asyncio
 
 from seriatim import formats, scripts
 from seriatim.allocator import Allocator, Gate, Issued, Order, Settled, Uninstalled
+from seriatim.definitions import Definitions, Warden
 from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, Stale, Unavailable
-from seriatim.formats import Preview
+from seriatim.keyspace import unpack_void
 from seriatim.model import (
+    COUNTER_MAX,
     Entry,
     Numbering,
+    Place,
+    Record,
     Series,
-    SeriesFields,
-    Standing,
+    Skip,
+    Void,
+    Why,
     fingerprint,
-    shard_of,
     uuid_bytes,
     uuid_text,
 )
-from seriatim.store import NewSeries, Store
+from seriatim.report import Line, Report
+from seriatim.scripts import Outbox
+from seriatim.store import Store
 
-DEFINITIONS_MAX = 100_000
+T = TypeVar("T")
+
 READ_ENTRIES_MAX = 256
+PAGE = 1000
 TRIES_MAX = 20
-CHANGE_PAUSE_S = 0.05
-CHANGE_MS_MAX = 5_000
-"""A change that has not finished after this time has been left by a crash."""
-NUMBERING_FIELDS = tuple(Numbering.__struct_fields__)
-
-
-class Warden(Protocol):
-    """Who meets Redis servers, and stops everything when that must be."""
-
-    async def meet(self, known: Standing | None) -> Standing:
-        """Returns a standing other than `known`, or `known` confirmed anew."""
-        ...
-
-    async def halt(self, reason: str) -> None:
-        """Stops allocation in the whole data set."""
-        ...
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -71,18 +59,11 @@ class Wanted(msgspec.Struct, frozen=True):
     sig: str | None = None
     day: date | None = None
 
-    def order(self) -> Order:
+    def order(self, *, claimed: bool) -> Order:
         """Returns what the allocator needs of it."""
+        tag = uuid_bytes(self.id) + fingerprint(self.meta, self.day)
         meta = b"" if self.meta == b"{}" else self.meta
-        return Order(uuid_bytes(self.id) + fingerprint(self.meta, self.day), meta, (self.sig or "").encode(), self.day)
-
-
-class SeriesView(msgspec.Struct, frozen=True):
-    """A series and how far it has come, the outbox included."""
-
-    series: Series
-    last_index: int
-    last_entry_id: str | None
+        return Order(tag, meta, (self.sig or "").encode(), self.day, claimed)
 
 
 class _Reader:
@@ -124,38 +105,31 @@ class _Reader:
 
 
 class Ledger:
-    """The definitions and entries of all companies.
-
-    `client` is for requests; `blocking` is for what runs in threads: loading and changing definitions.
-    """
+    """The entries of all companies."""
 
     def __init__(  # noqa: PLR0913 -- its collaborators, built in one place
         self,
         *,
         store: Store,
         client: redis.asyncio.Redis,
-        blocking: redis.Redis,
         allocator: Allocator,
+        definitions: Definitions,
         gate: Gate,
         warden: Warden,
-        shards: int,
-        series_max: int,
     ) -> None:
         self._store = store
         self._client = client
-        self._blocking = blocking
         self._allocator = allocator
+        self._definitions = definitions
         self._gate = gate
         self._warden = warden
-        self._shards = shards
-        self._series_max = series_max
-        self._definitions: OrderedDict[str, Series] = OrderedDict()
         self._reader = _Reader(store)
-        self._reading: dict[str, asyncio.Task[Series]] = {}
 
-    # entries ------------------------------------------------------------------------------------------------------
+    # writing ------------------------------------------------------------------------------------------------------
 
-    async def put_entry(self, company: str, series_id: str, wanted: Wanted) -> tuple[Entry, bool]:
+    async def put_entry(
+        self, company: str, series_id: str, wanted: Wanted, *, claimed: bool = False
+    ) -> tuple[Entry, bool]:
         """Issues the next number of a series under an id; the second value tells a replay.
 
         Raises:
@@ -164,8 +138,26 @@ class Ledger:
             Conflict: the id was issued with another payload, or the series takes no new entries.
             Unavailable: the outcome is unknown; the same call again is safe.
         """
-        (issued,) = await self._put(company, series_id, [wanted], batch=False)
-        return issued
+        order = wanted.order(claimed=claimed)
+
+        async def put(series: Series) -> tuple[Entry, bool]:
+            _check_days(series.numbering, [wanted], batch=False)
+            return await self._issued(series, wanted, await self._allocator.allocate(series, order))
+
+        return await self._insist(company, series_id, put)
+
+    async def put_default_entry(self, company: str, kind: str, wanted: Wanted) -> tuple[Entry, bool]:
+        """Issues the next number of the company's default series of a type: that which was it when the id first came.
+
+        Raises:
+            NotFound: the company has no default series of this type.
+            As `put_entry`.
+        """
+        series_id = await self._claim(company, kind, wanted.id)
+        try:
+            return await self.put_entry(company, series_id, wanted, claimed=True)
+        except NotFound:
+            raise Conflict(f"The id belongs to series {series_id}, which was deleted. Use a new id.") from None
 
     async def put_batch(self, company: str, series_id: str, wanted: Sequence[Wanted]) -> list[tuple[Entry, bool]]:
         """Issues one contiguous run of numbers, ids that were issued before answered in their places; or nothing.
@@ -173,38 +165,100 @@ class Ledger:
         Raises:
             As `put_entry`; the error's fields name the first element that is refused, as `list[3]`.
         """
-        return await self._put(company, series_id, wanted, batch=True)
+        orders = [one.order(claimed=False) for one in wanted]
 
-    async def _put(
-        self, company: str, series_id: str, wanted: Sequence[Wanted], *, batch: bool
-    ) -> list[tuple[Entry, bool]]:
-        series = await self._definition(company, series_id)
-        orders = [one.order() for one in wanted]
+        async def put(series: Series) -> list[tuple[Entry, bool]]:
+            _check_days(series.numbering, wanted, batch=True)
+            answers = await self._allocator.allocate_batch(series, orders)
+            pairs = zip(wanted, answers, strict=True)
+            return await asyncio.gather(*(self._issued(series, *pair) for pair in pairs))
+
+        return await self._insist(company, series_id, put)
+
+    async def skip(
+        self, company: str, series_id: str, counter: str | None, to: int, why: Why
+    ) -> tuple[str, Skip | None]:
+        """Raises a counter (None: the format's first) in today's period, so that its next number is `to`.
+
+        Returns the counter's name and what was left out, None when it stood there already.
+
+        Raises:
+            NotFound: the company has no such series.
+            Invalid: the series has no such counter, or its next number is higher already.
+            Unavailable: the outcome is unknown; the same call again is safe.
+        """
+
+        async def skip(series: Series) -> tuple[str, Skip | None]:
+            names = formats.counters_of(series.numbering)
+            name = counter or names[0]
+            if name not in names:
+                raise Invalid({"counter": f"must be one of the series' format: {', '.join(names)}"})
+            return name, await self._allocator.skip(series, names.index(name) + 1, to, why)
+
+        return await self._insist(company, series_id, skip)
+
+    async def void(self, company: str, series_id: str, entry_id: str, why: Why) -> Entry:
+        """Records that an entry is void; its number stays used. Again: the first reason stays.
+
+        Raises:
+            NotFound: there is no such entry in this series of this company.
+            Unavailable: the outcome is unknown; the same call again is safe.
+        """
+        void = await self._insist(company, series_id, lambda series: self._allocator.void(series, entry_id, why))
+        if void is None:
+            raise _no_entry(series_id, entry_id)
+        return await self.entry(company, series_id, entry_id)
+
+    async def _insist(self, company: str, series_id: str, act: Callable[[Series], Awaitable[T]]) -> T:
+        """Does something in Redis, again when Redis holds another definition or is another server."""
+        series = await self._definitions.current(company, series_id)
         for _ in range(TRIES_MAX):
             standing = self._gate.standing
             try:
-                _check_days(series.numbering, wanted, batch=batch)
-                if batch:
-                    answers = await self._allocator.allocate_batch(series, orders)
-                else:
-                    answers = [await self._allocator.allocate(series, orders[0])]
+                return await act(series)
             except Stale:
                 await self._warden.meet(standing)
             except Uninstalled as missing:
-                series = await self._bring(series.id, missing.changing_since_ms)
+                series = await self._definitions.bring(series.id, missing.changing_ms)
             except Damaged as damage:
                 await self._warden.halt(damage.message)
                 raise
-            else:
-                return await asyncio.gather(
-                    *(self._issued(series, *pair) for pair in zip(wanted, answers, strict=True))
-                )
         raise Unavailable("The series' definition keeps changing. Repeat the request with the same id.")
 
+    async def _claim(self, company: str, kind: str, entry_id: str) -> str:
+        shard = self._definitions.claims_shard(company)
+        for _ in range(TRIES_MAX):
+            standing = self._gate.require()
+            try:
+                word, value = await scripts.claim(
+                    self._client, standing, shard, company=company, kind=kind, entry_id=entry_id
+                )
+            except Stale:
+                await self._warden.meet(standing)
+                continue
+            except Damaged as damage:
+                await self._warden.halt(damage.message)
+                raise
+            if word == "claimed":
+                return str(value)
+            if word == "none":
+                raise NotFound(f"There is no default series of type {kind}. Create one, or name a series.")
+            await self._definitions.bring_defaults(company, value)
+        raise Unavailable("The default series keeps changing. Repeat the request with the same id.")
+
     async def _issued(self, series: Series, wanted: Wanted, answer: Issued | Settled) -> tuple[Entry, bool]:
-        if isinstance(answer, Settled):
-            return await self._settled(series, answer.position, wanted.id), True
-        return _entry(series.id, wanted, answer), answer.replayed
+        if isinstance(answer, Issued):
+            return _entry(series.id, wanted, answer), answer.replayed
+        entry = await self._reader.entry_at(series, answer.position)
+        if entry is None or entry.id != wanted.id:
+            reason = (
+                f"Redis says that entry {answer.position} of series {series.id} is settled, and the store lacks it."
+            )
+            await self._warden.halt(reason)
+            raise Damaged(reason)
+        return _with_void(entry, unpack_void(series.id, answer.position, answer.void)), True
+
+    # reading ------------------------------------------------------------------------------------------------------
 
     async def entry(self, company: str, series_id: str, entry_id: str) -> Entry:
         """Returns an entry by its id.
@@ -213,7 +267,7 @@ class Ledger:
             NotFound: there is none in this series of this company.
             Unavailable: it is not in the store, and Redis cannot be asked.
         """
-        series = await self._definition(company, series_id)
+        series = await self._definitions.current(company, series_id)
         refused: Unavailable | None = None
         found = None
         try:
@@ -221,13 +275,13 @@ class Ledger:
         except Unavailable as error:
             refused = error
         if found is not None and found.entry is not None:
-            return found.entry
+            return _with_void(found.entry, found.void)
         entry = await asyncio.to_thread(self._store.entry, series, entry_id)
         if entry is not None:
-            return entry
+            return _with_void(entry, found.void if found else None)
         if refused is not None:
             raise refused
-        raise NotFound(f"There is no entry {entry_id} in series {series_id}.")
+        raise _no_entry(series_id, entry_id)
 
     async def entries(self, company: str, series_id: str, after_id: str | None, limit: int) -> tuple[list[Entry], bool]:
         """Returns up to `limit` entries behind the one with id `after_id`, oldest first, and whether there are more.
@@ -237,26 +291,74 @@ class Ledger:
             Invalid: there is no entry `after_id`.
             Unavailable: Redis or the store cannot be asked.
         """
-        series = await self._definition(company, series_id)
+        series = await self._definitions.current(company, series_id)
         position = 0
         if after_id is not None:
             try:
                 position = (await self.entry(company, series_id, after_id)).position
             except NotFound:
                 raise Invalid({"cursor": "names an entry that is not in this series"}) from None
-        waiting = await self._outbox_after(series, position, limit + 1)
+        waiting, voids = await self._waiting_entries(series, position, limit + 1)
         stored = await asyncio.to_thread(self._store.entries_after, series, position, limit + 1)
         merged = {entry.position: entry for entry in (*waiting, *stored)}
         listed = [merged[at] for at in sorted(merged)][: limit + 1]
+        if voids:
+            found = await scripts.voids(self._client, series, [entry.position for entry in listed])
+            listed = [_with_void(entry, found.get(entry.position)) for entry in listed]
         return listed[:limit], len(listed) > limit
 
-    async def _settled(self, series: Series, position: int, entry_id: str) -> Entry:
-        entry = await self._reader.entry_at(series, position)
-        if entry is None or entry.id != entry_id:
-            reason = f"Redis says that entry {position} of series {series.id} is settled, and the store lacks it."
-            await self._warden.halt(reason)
-            raise Damaged(reason)
-        return entry
+    async def report(self, company: str, series_id: str, first: date | None, last: date | None) -> list[Line]:
+        """Returns what became of the numbers of a series, of entries dated `first` to `last`.
+
+        Raises:
+            NotFound: the company has no such series.
+            Unavailable: Redis or the store cannot be asked.
+        """
+        series = (await self._definitions.get(company, series_id)).series
+        voided = await self._voided(series)
+        report = Report(series.numbering, first, last)
+
+        def read_settled() -> None:
+            for position, numbers, day in self._store.counted(series):
+                report.add(position, numbers, day, void=position in voided)
+            for note in self._store.notes(series):
+                if isinstance(note, Skip):
+                    report.skip(note)
+
+        await asyncio.to_thread(read_settled)
+        place = series.place
+        while records := await self._records_after(series, place):
+            for record in records:
+                if isinstance(record, Entry):
+                    report.add(record.position, record.numbers, record.date, void=record.position in voided)
+                elif isinstance(record, Skip):
+                    report.skip(record)
+            place = records[-1].place
+        return report.lines()
+
+    async def _records_after(self, series: Series, place: Place) -> list[Record]:
+        waiting = await self._outbox_after(series, place, PAGE)
+        stored = await asyncio.to_thread(self._store.records_after, series, place, PAGE)
+        merged = {record.place: record for record in (*waiting.records, *stored)}
+        return [merged[at] for at in sorted(merged)][:PAGE]
+
+    async def _waiting_entries(self, series: Series, position: int, limit: int) -> tuple[list[Entry], bool]:
+        """Returns up to `limit` entries of the outbox behind `position`, and whether entries of the series are void."""
+        entries: list[Entry] = []
+        place = (position, COUNTER_MAX)
+        while True:
+            outbox = await self._outbox_after(series, place, limit)
+            entries += [record for record in outbox.records if isinstance(record, Entry)]
+            if len(entries) >= limit or len(outbox.records) < limit:
+                return entries[:limit], outbox.voids
+            place = outbox.records[-1].place
+
+    async def _voided(self, series: Series) -> set[int]:
+        try:
+            self._gate.require()
+            return await scripts.voided(self._client, series)
+        except Unavailable:
+            return {note.voids for note in await asyncio.to_thread(self._store.notes, series) if isinstance(note, Void)}
 
     async def _find(self, series: Series, entry_id: str) -> scripts.Found | None:
         for _ in range(TRIES_MAX):
@@ -267,213 +369,26 @@ class Ledger:
                 await self._warden.meet(standing)
         raise Stale
 
-    async def _outbox_after(self, series: Series, position: int, limit: int) -> list[Entry]:
+    async def _outbox_after(self, series: Series, place: Place, limit: int) -> Outbox:
         for _ in range(TRIES_MAX):
             try:
                 standing = self._gate.require()
             except Halted:  # reads go on with what the store holds
-                return []
+                return Outbox([], voids=False)
             try:
-                return await scripts.outbox_after(self._client, standing, series, position, limit)
+                return await scripts.outbox_after(self._client, standing, series, place, limit)
             except Stale:
                 await self._warden.meet(standing)
         raise Stale
 
-    # series -------------------------------------------------------------------------------------------------------
 
-    async def put_series(self, company: str, series_id: str, fields: SeriesFields) -> SeriesView:
-        """Creates a series, or updates it; the creating request again changes nothing, however late.
-
-        Raises:
-            NotFound: the id is taken by another company.
-            Conflict: the change touches what the first entry has fixed, or the company has too many series.
-            Unavailable: Redis or the store cannot be asked.
-        """
-        creation = hashlib.blake2b(msgspec.json.encode(fields), digest_size=16).digest()
-        series = await asyncio.to_thread(self._store.series, series_id)
-        if series is None:
-            new = _new_series(company, series_id, fields, creation)
-            await asyncio.to_thread(formats.check, new.numbering)
-            shard = shard_of(series_id, self._shards)
-            series = await asyncio.to_thread(self._store.create_series, new, shard, self._series_max)
-            if series is not None:
-                return await self._view(series)
-            series = await asyncio.to_thread(self._store.series, series_id)
-        if series is None or series.company != company:
-            raise _no_series(series_id)
-        if await asyncio.to_thread(self._store.creation, series.pk) != creation:
-            series = await self._update(series, fields)
-        return await self._view(series)
-
-    async def series(self, company: str, series_id: str) -> SeriesView:
-        """Returns a series.
-
-        Raises:
-            NotFound: the company has none with this id.
-        """
-        series = await asyncio.to_thread(self._store.series, series_id)
-        if series is None or series.company != company:
-            raise _no_series(series_id)
-        return await self._view(series)
-
-    async def preview(self, company: str, series_id: str) -> Preview:
-        """Returns the codes that a series would issue next, now and after the coming changes of date.
-
-        Raises:
-            NotFound: the company has no such series.
-        """
-        series = await asyncio.to_thread(self._store.series, series_id)
-        if series is None or series.company != company:
-            raise _no_series(series_id)
-        try:
-            self._gate.require()
-            values, used = await scripts.counters(self._client, series)
-        except Unavailable:
-            values, used = await asyncio.to_thread(self._store.counters, series), series.position > 0
-        today = formats.window(series.numbering.timezone, time.time_ns() // 1_000_000).today
-        return formats.preview(series.numbering, today, values, used=used)
-
-    def preview_new(self, fields: SeriesFields) -> Preview:
-        """Returns the first codes that a series would issue if it were created.
-
-        Raises:
-            Invalid: it would be refused.
-        """
-        numbering = _numbering(Numbering(), fields)
-        formats.check(numbering)
-        today = formats.window(numbering.timezone, time.time_ns() // 1_000_000).today
-        return formats.preview(numbering, today, {}, used=False)
-
-    async def list_series(self, company: str, after_id: str | None, limit: int) -> tuple[list[SeriesView], bool]:
-        """Returns up to `limit` series of a company behind `after_id`, oldest first, and whether there are more.
-
-        Raises:
-            Invalid: there is no series `after_id`.
-        """
-        after = 0
-        if after_id is not None:
-            last = await asyncio.to_thread(self._store.series, after_id)
-            if last is None or last.company != company:
-                raise Invalid({"cursor": "names a series that does not exist"})
-            after = last.pk
-        listed = await asyncio.to_thread(self._store.list_series, company, after, limit + 1)
-        return await self._views(listed[:limit]), len(listed) > limit
-
-    async def _view(self, series: Series) -> SeriesView:
-        return (await self._views([series]))[0]
-
-    async def _views(self, listed: list[Series]) -> list[SeriesView]:
-        try:
-            self._gate.require()
-            known = await scripts.standings(self._client, listed) if listed else []
-        except Unavailable:
-            return [await self._settled_view(series) for series in listed]
-        return [
-            SeriesView(series, at.number, at.last_id) if at and at.position else _unused_view(series)
-            for series, at in zip(listed, known, strict=True)
-        ]
-
-    async def _settled_view(self, series: Series) -> SeriesView:
-        last = await self._reader.entry_at(series, series.position) if series.position else None
-        return SeriesView(series, last.number, last.id) if last else _unused_view(series)
-
-    async def _update(self, series: Series, fields: SeriesFields) -> Series:
-        for _ in range(TRIES_MAX):
-            new = _updated(series, fields)
-            if new.numbering != series.numbering:
-                await asyncio.to_thread(formats.check, new.numbering)
-            try:
-                if (new.numbering, new.active) == (series.numbering, series.active):
-                    return await asyncio.to_thread(self._store.relabel_series, series, new)
-                return await asyncio.to_thread(self._change, self._gate.require(), series, new)
-            except Stale:
-                await self._warden.meet(self._gate.standing)
-            except Uninstalled as busy:
-                await self._bring(series.id, busy.changing_since_ms)
-            series = await asyncio.to_thread(self._read, series.id)
-        raise Unavailable("The series keeps changing. Repeat the request.")
-
-    def _change(self, standing: Standing, old: Series, new: Series) -> Series:
-        if old.loaded_epoch != standing.epoch:
-            return self._store.change_series(old, new)
-        reply, since = scripts.change(self._blocking, standing, old, numbering=new.numbering != old.numbering)
-        match reply:
-            case "used":
-                raise Conflict("The series has entries, which fix its numbering. Create another series.")
-            case "changing":
-                raise Uninstalled(changing_since_ms=since)
-            case "version" | "missing":
-                raise Uninstalled
-            case "ok":
-                changed = self._store.change_series(old, new)
-                scripts.install(self._blocking, standing, changed, opened=True)
-                return changed
-
-    # definitions --------------------------------------------------------------------------------------------------
-
-    async def _definition(self, company: str, series_id: str) -> Series:
-        series = self._definitions.get(series_id)
-        if series is None:
-            series = await self._once(series_id, lambda: asyncio.to_thread(self._read, series_id))
-        if series.company != company:
-            raise _no_series(series_id)
-        return series
-
-    def _keep(self, series: Series) -> None:
-        self._definitions[series.id] = series
-        while len(self._definitions) > DEFINITIONS_MAX:
-            self._definitions.popitem(last=False)
-
-    async def _bring(self, series_id: str, changing_since_ms: int | None) -> Series:
-        """Makes Redis and this process hold the store's definition; ends a change that a crash has left."""
-        return await self._once(series_id, lambda: self._bring_now(series_id, changing_since_ms))
-
-    async def _bring_now(self, series_id: str, changing_since_ms: int | None) -> Series:
-        try:
-            if changing_since_ms is not None and time.time() * 1000 - changing_since_ms < CHANGE_MS_MAX:
-                await asyncio.sleep(CHANGE_PAUSE_S)
-            standing = self._gate.require()
-            return await asyncio.to_thread(self._load, standing, series_id, changing_since_ms)
-        except Stale:  # another process came first
-            return await asyncio.to_thread(self._read, series_id)
-        except Damaged as damage:
-            await self._warden.halt(damage.message)
-            raise
-
-    async def _once(self, series_id: str, read: Callable[[], Coroutine[Any, Any, Series]]) -> Series:
-        """Reads and keeps a definition; all who need it at the same time share one reading."""
-        reading = self._reading.get(series_id)
-        if reading is None:
-            reading = self._reading[series_id] = asyncio.get_running_loop().create_task(read())
-            reading.add_done_callback(lambda _: self._reading.pop(series_id))
-        series = await asyncio.shield(reading)
-        self._keep(series)
-        return series
-
-    def _read(self, series_id: str) -> Series:
-        series = self._store.series(series_id)
-        if series is None:
-            raise _no_series(series_id)
-        return series
-
-    def _load(self, standing: Standing, series_id: str, changing_since_ms: int | None) -> Series:
-        series = self._read(series_id)
-        if changing_since_ms is not None and time.time() * 1000 - changing_since_ms >= CHANGE_MS_MAX:
-            # The next version, with nothing changed: whoever left the mark can no longer commit his.
-            series = self._store.change_series(series, series)
-        if series.loaded_epoch != standing.epoch:
-            if series.position > 0:
-                raise Damaged(f"Series {series_id} has entries in the store, and Redis never had them in this epoch.")
-            scripts.install(self._blocking, standing, series, opened=False)
-            self._store.mark_loaded(series, standing.epoch)
-            series = msgspec.structs.replace(series, loaded_epoch=standing.epoch)
-        if not scripts.install(self._blocking, standing, series, opened=True):
-            raise Damaged(f"Redis has lost series {series_id}.")
-        return series
+def _no_entry(series_id: str, entry_id: str) -> NotFound:
+    return NotFound(f"There is no entry {entry_id} in series {series_id}.")
 
 
-def _no_series(series_id: str) -> NotFound:
-    return NotFound(f"There is no series {series_id}. Create it first, or check the id.")
+def _with_void(entry: Entry, void: Void | None) -> Entry:
+    """Returns an entry with its void as Redis has it, unless the store has it already."""
+    return entry if entry.void or not void else msgspec.structs.replace(entry, void=void)
 
 
 def _check_days(numbering: Numbering, wanted: Sequence[Wanted], *, batch: bool) -> None:
@@ -497,42 +412,6 @@ def _entry(series_id: str, wanted: Wanted, issued: Issued) -> Entry:
         meta=wanted.meta,
         sig=(issued.sig.decode() or None) if issued.replayed else wanted.sig,
         fingerprint=fingerprint(wanted.meta, wanted.day),
+        claimed=issued.claimed,
+        void=unpack_void(series_id, issued.position, issued.void),
     )
-
-
-def _unused_view(series: Series) -> SeriesView:
-    return SeriesView(series, series.numbering.start or 0, None)
-
-
-def _new_series(company: str, series_id: str, fields: SeriesFields, creation: bytes) -> NewSeries:
-    return NewSeries(
-        id=series_id,
-        company=company,
-        type=fields.type or "invoice",
-        name=fields.name or "",
-        description=fields.description or "",
-        code=fields.code or "",
-        numbering=_numbering(Numbering(), fields),
-        sig=fields.sig,
-        active=fields.active is not False,
-        default=fields.default is True,
-        creation=creation,
-    )
-
-
-def _updated(series: Series, fields: SeriesFields) -> Series:
-    given = {name: value for name, value in msgspec.structs.asdict(fields).items() if value is not None}
-    if given.pop("type", series.type) != series.type:
-        raise Conflict("The type of a series is fixed when it is created. Create another series.")
-    labels = {name: value for name, value in given.items() if name not in NUMBERING_FIELDS}
-    return msgspec.structs.replace(series, numbering=_numbering(series.numbering, fields), **labels)
-
-
-def _numbering(old: Numbering, fields: SeriesFields) -> Numbering:
-    """Returns a numbering with what a request says of it; a format replaces prefix and suffix, and they replace it."""
-    given = {name: getattr(fields, name) for name in NUMBERING_FIELDS if getattr(fields, name) is not None}
-    if "format" in given:
-        given = {"prefix": "", "suffix": ""} | given
-    elif "prefix" in given or "suffix" in given:
-        given["format"] = None
-    return msgspec.structs.replace(old, **given)

@@ -20,12 +20,26 @@ UUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 DAY_PATTERN = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 
 
+Place = tuple[int, int]
+"""Where a record stands in its series' chain: an entry at (position, 0), skips and voids after it at (position, k)."""
+
+
 class Company(msgspec.Struct, frozen=True):
     """A tenant."""
 
     id: str
     name: str
     created_at: int
+
+
+class Defaults(msgspec.Struct, frozen=True):
+    """A company's default series by type, as the store holds them."""
+
+    company: str
+    shard: int
+    version: int
+    loaded_epoch: str | None
+    series: dict[str, str]
 
 
 class Numbering(msgspec.Struct, frozen=True):
@@ -68,11 +82,19 @@ class Series(msgspec.Struct, frozen=True):
     loaded_epoch: str | None
     genesis: bytes | None
     position: int
-    """Settled position: records up to it are in the store."""
+    k: int
+    """The last settled record: records up to it are in the store."""
     head: str | None
-    """The chain's hash after the record at `position`."""
+    """The chain's hash after that record."""
+    claims: int
+    """How many settled entries came here because the series was their company's default."""
     created_at: int
     updated_at: int
+
+    @property
+    def place(self) -> Place:
+        """The place of the last settled record."""
+        return self.position, self.k
 
 
 class SeriesFields(msgspec.Struct, frozen=True):
@@ -105,6 +127,55 @@ class Counted(msgspec.Struct, frozen=True):
     value: int
 
 
+class Why(msgspec.Struct, frozen=True):
+    """Who does what needs an explanation, and the explanation."""
+
+    reason: str
+    actor: str
+
+
+class Void(msgspec.Struct, frozen=True):
+    """An entry's number is used and the document is not valid; recorded as the `k`th after entry `position`."""
+
+    series: str
+    position: int
+    k: int
+    voids: int
+    """Position of the entry."""
+    reason: str
+    actor: str
+    created_at: int
+    receipt: str | None = None
+    settled_at: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the chain."""
+        return self.position, self.k
+
+
+class Skip(msgspec.Struct, frozen=True):
+    """Numbers that a counter left out, both ends included; recorded as the `k`th after entry `position`."""
+
+    series: str
+    position: int
+    k: int
+    counter: str
+    period: str
+    first: int
+    last: int
+    reason: str
+    actor: str
+    created_at: int
+    receipt: str | None = None
+    settled_at: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the chain."""
+        return self.position, self.k
+
+
 class Entry(msgspec.Struct, frozen=True):
     """One issued number. `receipt` is None while the entry is in the outbox."""
 
@@ -120,13 +191,25 @@ class Entry(msgspec.Struct, frozen=True):
     """Canonical JSON (RFC 8785) of the meta, `{}` when there is none."""
     sig: str | None
     fingerprint: bytes
+    claimed: bool = False
+    """Whether it came to this series because that was its company's default."""
     receipt: str | None = None
     settled_at: int | None = None
+    void: Void | None = None
 
     @property
     def number(self) -> int:
         """The value of the format's first counter."""
         return self.numbers[0].value
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the chain."""
+        return self.position, 0
+
+
+Record = Entry | Skip | Void
+"""A link of a series' chain."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -134,6 +217,12 @@ class Standing(msgspec.Struct, frozen=True):
 
     epoch: str
     generation: int
+
+
+def place_text(place: Place) -> str:
+    """Returns a place for people: the position alone, or `5-2` for the second record after entry 5."""
+    position, k = place
+    return f"{position}-{k}" if k else f"{position}"
 
 
 def parse_uuid(text: str, noun: str) -> str:

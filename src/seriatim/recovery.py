@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import redis
 import structlog
 
-from seriatim import scripts
+from seriatim import keyspace, scripts
 from seriatim.allocator import CLOCK_SKEW_MS_MAX, Gate
 from seriatim.errors import Halted, Stale, Unavailable
-from seriatim.model import Series, Standing
+from seriatim.model import Place, Series, Standing, place_text, shard_of
 from seriatim.store import DataSet, Store
 
 log = structlog.stdlib.get_logger(__name__)
@@ -93,7 +94,9 @@ def _meet(client: redis.Redis, store: Store) -> Standing:
     log.info("met a new server", run_id=run_id, generation=data.generation)
     _check_shards(client, data, data.pending_generation)
     try:
-        check_positions(client, data, store.list_series())
+        all_series = store.list_series()
+        check_positions(client, data, all_series)
+        check_claims(client, data, all_series, store.loaded_companies(data.epoch))
     except Halted:
         if store.data_set() != data:  # another process has met the server, and what was read is old
             raise Stale from None
@@ -123,7 +126,7 @@ def _enroll(client: redis.Redis, data: DataSet, generation: int, raised: int) ->
 def _check_shards(client: redis.Redis, data: DataSet, pending: int | None = None) -> None:
     pipeline = client.pipeline(transaction=False)
     for shard in range(data.shards):
-        pipeline.hmget(scripts.shard_key(shard), ["epoch", "generation", "halted"])
+        pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation", "halted"])
     with scripts.translated():
         rows = cast("list[list[bytes | None]]", pipeline.execute())
     for shard, (epoch, generation, halted) in enumerate(rows):
@@ -156,44 +159,68 @@ def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Ser
         Halted: it is; names the series.
         Unavailable: the server does not answer.
     """
-    loaded = [one for one in all_series if one.loaded_epoch == data.epoch or one.position > 0]
+    loaded = [one for one in all_series if one.loaded_epoch == data.epoch or any(one.place)]
     for start in range(0, len(loaded), CHECK_SERIES):
         some = loaded[start : start + CHECK_SERIES]
         pipeline = client.pipeline(transaction=False)
         for one in some:
-            outbox = scripts.outbox_key(one.shard, one.id)
-            pipeline.hmget(scripts.series_key(one.shard, one.id), ["position", "records"])
+            outbox = keyspace.outbox_key(one.shard, one.id)
+            pipeline.hmget(keyspace.series_key(one.shard, one.id), ["position", "after", "records"])
             pipeline.xlen(outbox)
             pipeline.xrange(outbox, count=1)
             pipeline.xrevrange(outbox, count=1)
-            pipeline.exists(f"{scripts.index_prefix(one.shard, one.id)}:0")
+            pipeline.exists(f"{keyspace.index_prefix(one.shard, one.id)}:0")
         with scripts.translated():
             replies = pipeline.execute()
         for number, one in enumerate(some):
             what = _behind(one, replies[number * 5 : number * 5 + 5])
             if what:
-                raise Halted(
-                    f"Redis is behind the store in series {one.id}: {what}. "
-                    "Start Redis with the data that it had when it was stopped."
-                )
+                raise _too_old(f"Redis is behind the store in series {one.id}: {what}")
 
 
 def _behind(one: Series, replies: Sequence[Any]) -> str | None:
     counts, length, first, last, indexed = replies
-    if counts[0] is None or counts[1] is None or not indexed:
+    if None in counts or not indexed:
         return "the series is missing"
-    position = int(counts[0])
-    if position < one.position:
-        return f"it stands at {position}, the store at {one.position}"
-    if length != int(counts[1]):
-        return f"its outbox holds {length} records instead of {int(counts[1])}"
-    if position > one.position and (not first or _position(first) > one.position + 1 or _position(last) != position):
-        return f"records between {one.position + 1} and {position} are in neither"
+    position, after, records = map(int, counts)
+    if (position, after) < one.place:
+        return f"it stands at {place_text((position, after))}, the store at {place_text(one.place)}"
+    if length != records:
+        return f"its outbox holds {length} records instead of {records}"
+    if (position, after) == one.place:
+        return None
+    if not first or _place(first) > (one.position + 1, 0) or _place(last) != (position, after):
+        return f"records between {place_text(one.place)} and {place_text((position, after))} are in neither"
     return None
 
 
-def _position(records: Any) -> int:
-    return int(records[0][0].partition(b"-")[0])
+def _place(records: Any) -> Place:
+    position, k = records[0][0].split(b"-")
+    return int(position), int(k)
+
+
+def check_claims(client: redis.Redis, data: DataSet, all_series: Sequence[Series], companies: Sequence[str]) -> None:
+    """Checks that Redis holds at least as many claims of each company as its series have claimed entries.
+
+    Raises:
+        Halted: it does not; names the company.
+        Unavailable: the server does not answer.
+    """
+    settled = Counter(dict.fromkeys(companies, 0))
+    for one in all_series:
+        if one.claims:
+            settled[one.company] += one.claims
+    for company, least in settled.items():
+        shard = shard_of(company, data.shards)
+        with scripts.translated():
+            claims = cast("bytes | None", client.hget(keyspace.company_key(shard, company), "claims"))
+            indexed = client.exists(f"{keyspace.claims_prefix(shard, company)}:0")
+        if claims is None or not indexed or int(claims) < least:
+            raise _too_old(f"Redis is behind the store in the claims of company {company}")
+
+
+def _too_old(what: str) -> Halted:
+    return Halted(f"{what}. Start Redis with the data that it had when it was stopped.")
 
 
 def halt(client: redis.Redis, store: Store, reason: str, actor: str) -> None:
@@ -208,7 +235,7 @@ def halt(client: redis.Redis, store: Store, reason: str, actor: str) -> None:
     finally:
         with scripts.translated():
             for shard in range(store.data_set().shards):
-                client.hset(scripts.shard_key(shard), "halted", reason)
+                client.hset(keyspace.shard_key(shard), "halted", reason)
 
 
 class Watch:

@@ -1,14 +1,4 @@
-"""The Lua scripts of `lua/`, one typed function each, and the names of the keys that they work on.
-
-Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys on one node of a cluster:
-
-    {s017}:shard               hash: epoch, generation, backlog; halted with its reason when allocation is stopped
-    {s017}:dirty               set: ids of the series whose outbox holds records
-    {s017}:series:<id>         hash: version, open, active, changing, position, last_id, last_date, last_number,
-                               last_time, settled, records, and the counters, such as inc or incYearly:2026
-    {s017}:outbox:<id>         stream of records, ids <position>-<k>; fields i id, f fingerprint, c code, n numbers,
-                               t created (ms), d date, p previous id, m meta, s client's signature
-    {s017}:ids:<id>:<bucket>   hash: the id index, see index.lua
+"""The Lua scripts of `lua/`, one typed function each.
 
 A script that the server does not know (NOSCRIPT) means that the server has restarted, failed over or been flushed:
 only `load` brings scripts to a server, and it is called after that server has been checked. The functions then raise
@@ -18,7 +8,7 @@ Stale, and the caller meets the server anew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import cache
@@ -30,13 +20,51 @@ import redis.asyncio
 import redis.exceptions
 
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
-from seriatim.formats import Window, counted, digits_max, rendering
-from seriatim.model import Counted, Entry, Series, Standing, uuid_bytes, uuid_text
+from seriatim.formats import Window, digits_max, rendering
+from seriatim.keyspace import (
+    claims_prefix,
+    company_key,
+    dirty_key,
+    index_prefix,
+    outbox_key,
+    outbox_record,
+    outbox_records,
+    series_key,
+    shard_key,
+    unpack_void,
+    voids_key,
+)
+from seriatim.model import (
+    Defaults,
+    Entry,
+    Numbering,
+    Place,
+    Record,
+    Series,
+    Skip,
+    Standing,
+    Void,
+    Why,
+    uuid_bytes,
+    uuid_text,
+)
 
 FOLDERS = (Path(__file__).parent / "lua", Path(__file__).parents[2] / "lua")
 """In the wheel, and beside `src` in a checkout."""
 
-NAMES = ("allocate", "change", "enroll", "find", "install", "settle")
+NAMES = (
+    "allocate",
+    "change",
+    "claim",
+    "defaults",
+    "enroll",
+    "find",
+    "install",
+    "remove",
+    "settle",
+    "skip",
+    "void",
+)
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -56,31 +84,6 @@ def script(name: str) -> Script:
         lines.append((folder / included).read_text() if line.startswith("-- @include ") else line)
     text = "".join(lines)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-def shard_key(shard: int) -> str:
-    """Returns the key of a shard's hash."""
-    return f"{{s{shard:03d}}}:shard"
-
-
-def dirty_key(shard: int) -> str:
-    """Returns the key of a shard's set of dirty series."""
-    return f"{{s{shard:03d}}}:dirty"
-
-
-def series_key(shard: int, series_id: str) -> str:
-    """Returns the key of a series' hash."""
-    return f"{{s{shard:03d}}}:series:{series_id}"
-
-
-def outbox_key(shard: int, series_id: str) -> str:
-    """Returns the key of a series' outbox."""
-    return f"{{s{shard:03d}}}:outbox:{series_id}"
-
-
-def index_prefix(shard: int, series_id: str) -> str:
-    """Returns what the keys of a series' id index begin with."""
-    return f"{{s{shard:03d}}}:ids:{series_id}"
 
 
 @contextmanager
@@ -115,29 +118,39 @@ class Group:
         self.series = series
         self.window = window
         self.requests: list[tuple[bytes, bytes, bytes]] = []
-        self._days: dict[date, int] = {}
+        self._kinds: dict[tuple[date, bool], int] = {}
         self._which: list[int] = []
 
-    def add(self, day: date | None, request: tuple[bytes, bytes, bytes]) -> None:
+    def add(self, day: date | None, request: tuple[bytes, bytes, bytes], *, claimed: bool = False) -> None:
         """Adds a request: a tag, a meta and a signature (or empty bytes), for a date or for today."""
-        self._which.append(self._days.setdefault(day or self.window.today, len(self._days) + 1))
+        kind = day or self.window.today, claimed
+        self._which.append(self._kinds.setdefault(kind, len(self._kinds) + 1))
         self.requests.append(request)
 
     def head(self) -> tuple[Any, ...]:
         """Returns what allocate.lua reads of the group before its requests."""
-        numbering, window = self.series.numbering, self.window
-        rules = (
-            window.from_ms,
-            window.until_ms,
-            window.today.isoformat(),
-            numbering.chronology == "strict",
-            numbering.padding,
-            digits_max(numbering),
-            numbering.first,
-        )
-        renderings = [rendering(numbering, day) for day in self._days]
+        numbering = self.series.numbering
+        renderings = [(*_rendering(numbering, day), claimed) for day, claimed in self._kinds]
         which = self._which if len(renderings) > 1 else ()
+        rules = _rules(numbering, self.window)
         return self.series.id, self.series.version, len(self.requests), rules, renderings, which
+
+
+def _rules(numbering: Numbering, window: Window) -> tuple[Any, ...]:
+    return (
+        window.from_ms,
+        window.until_ms,
+        window.today.isoformat(),
+        numbering.chronology == "strict",
+        numbering.padding,
+        digits_max(numbering),
+        numbering.first,
+    )
+
+
+def _rendering(numbering: Numbering, day: date) -> tuple[Any, ...]:
+    written = rendering(numbering, day)
+    return written.date, written.pieces, written.fields
 
 
 class Allocated(msgspec.Struct, frozen=True):
@@ -184,12 +197,88 @@ async def allocate(  # noqa: PLR0913 -- two of them are named
             _pack([group.head() for group in groups]),
             *arguments,
         )
-    state, second, turned_dirty, replies = reply
-    if state == b"ok":
+    return _answered(reply)
+
+
+def _answered(reply: Any) -> Allocated:
+    call, second, turned_dirty, replies = reply
+    if call == b"ok":
         return Allocated(second, turned_dirty == 1, replies)
-    if state == b"halted":
+    if call == b"halted":
         raise Halted(second.decode())
     raise Stale
+
+
+async def skip(  # noqa: PLR0913 -- as its script takes them
+    client: redis.asyncio.Redis,
+    standing: Standing,
+    series: Series,
+    *,
+    window: Window,
+    counter: int,
+    to: int,
+    why: Why,
+    backlog_max: int,
+) -> Allocated:
+    """Raises a counter of a series, the format's `counter`th; see skip.lua for the reply.
+
+    Raises:
+        Stale, Halted, Unavailable.
+    """
+    shard, name = series.shard, series.id
+    keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
+    today = _rendering(series.numbering, window.today)
+    head = _pack((name, series.version, _rules(series.numbering, window), today))
+    arguments = (str(backlog_max), head, str(counter), str(to), why.reason, why.actor)
+    with translated():
+        return _answered(await _evaluate(client, "skip", keys, standing, *arguments))
+
+
+async def void(  # noqa: PLR0913 -- as its script takes them
+    client: redis.asyncio.Redis,
+    standing: Standing,
+    series: Series,
+    entry_id: str,
+    *,
+    why: Why,
+    backlog_max: int,
+) -> Allocated:
+    """Voids an entry of a series; see void.lua for the reply.
+
+    Raises:
+        Stale, Halted, Unavailable.
+    """
+    shard, name = series.shard, series.id
+    keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
+    arguments = (str(backlog_max), name, uuid_bytes(entry_id), why.reason, why.actor)
+    with translated():
+        return _answered(await _evaluate(client, "void", (*keys, index_prefix(shard, name)), standing, *arguments))
+
+
+async def claim(  # noqa: PLR0913 -- as its script takes them
+    client: redis.asyncio.Redis, standing: Standing, shard: int, *, company: str, kind: str, entry_id: str
+) -> tuple[Literal["claimed", "none", "changing", "unloaded"], Any]:
+    """Returns in which series an id of a type is numbered; see claim.lua. The second value goes with the first.
+
+    Raises:
+        Stale, Halted, Damaged, Unavailable.
+    """
+    keys = (shard_key(shard), company_key(shard, company), claims_prefix(shard, company))
+    with translated():
+        reply = await _evaluate(client, "claim", keys, standing, uuid_bytes(entry_id), kind)
+    match reply:
+        case [b"claimed", series]:
+            return "claimed", uuid_text(series)
+        case [b"changing", ms]:
+            return "changing", ms
+        case [b"none" | b"unloaded" as word]:
+            return cast("Literal['none', 'unloaded']", word.decode()), None
+        case [b"damaged", what]:
+            raise Damaged(f"Redis has lost claims of company {company}: {what.decode()}.")
+        case [b"halted", reason]:
+            raise Halted(reason.decode())
+        case _:
+            raise Stale
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -197,6 +286,7 @@ class Found(msgspec.Struct, frozen=True):
 
     position: int
     entry: Entry | None
+    void: Void | None
 
 
 async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, entry_id: str) -> Found | None:
@@ -208,13 +298,13 @@ async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, 
     shard, name = series.shard, series.id
     keys = (shard_key(shard), series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name))
     with translated():
-        reply = await client.evalsha(
-            script("find").sha, 4, *keys, standing.epoch, str(standing.generation), uuid_bytes(entry_id)
-        )
+        reply = await _evaluate(client, "find", keys, standing, uuid_bytes(entry_id))
     match reply:
-        case [b"found", position, record]:
+        case [b"found", position, record, voided]:
             pairs = dict(zip(record[::2], record[1::2], strict=True))
-            return Found(position, outbox_entry(name, position, pairs) if pairs else None)
+            kept = outbox_record(name, b"%d-0" % position, pairs) if pairs else None
+            assert not isinstance(kept, Skip | Void)  # they have no ids
+            return Found(position, kept, unpack_void(name, position, voided))
         case [b"damaged"]:
             raise Damaged(f"A bucket of the id index of series {name} is missing in Redis.")
         case [b"stale"]:
@@ -223,22 +313,44 @@ async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, 
             return None
 
 
+class Outbox(msgspec.Struct, frozen=True):
+    """Records that the store may lack, in order, and whether entries of the series are void."""
+
+    records: list[Record]
+    voids: bool
+
+
 async def outbox_after(
-    client: redis.asyncio.Redis, standing: Standing, series: Series, position: int, limit: int
-) -> list[Entry]:
-    """Returns up to `limit` entries of the outbox behind `position`, in order.
+    client: redis.asyncio.Redis, standing: Standing, series: Series, place: Place, limit: int
+) -> Outbox:
+    """Returns up to `limit` records of the outbox behind `place`.
 
     Raises:
         Stale, Unavailable.
     """
     pipeline = client.pipeline(transaction=False)
     pipeline.hmget(shard_key(series.shard), ["epoch", "generation"])
-    pipeline.xrange(outbox_key(series.shard, series.id), f"{position + 1}-0", "+", limit)
+    pipeline.xrange(outbox_key(series.shard, series.id), f"({place[0]}-{place[1]}" if any(place) else "-", "+", limit)
+    pipeline.exists(voids_key(series))
     with translated():
-        under, raw = await pipeline.execute()
+        under, raw, voids = await pipeline.execute()
     if under != [standing.epoch.encode(), b"%d" % standing.generation]:
         raise Stale
-    return outbox_entries(series.id, raw)
+    return Outbox(outbox_records(series.id, raw), bool(voids))
+
+
+async def voids(client: redis.asyncio.Redis, series: Series, positions: Sequence[int]) -> dict[int, Void]:
+    """Returns the voids of some entries, by position."""
+    with translated():
+        packed = await client.hmget(voids_key(series), [str(position) for position in positions])
+    found = (unpack_void(series.id, *pair) for pair in zip(positions, cast("list[bytes | None]", packed), strict=True))
+    return {void.voids: void for void in found if void is not None}
+
+
+async def voided(client: redis.asyncio.Redis, series: Series) -> set[int]:
+    """Returns the positions of all void entries of a series."""
+    with translated():
+        return {int(position) for position in await client.hkeys(voids_key(series))}
 
 
 class Standings(msgspec.Struct, frozen=True):
@@ -272,11 +384,18 @@ async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[st
     return values, b"last_id" in content
 
 
+def _evaluate(
+    client: redis.asyncio.Redis, name: str, keys: Sequence[str], standing: Standing, *arguments: str | bytes
+) -> Awaitable[Any]:
+    said = (standing.epoch, str(standing.generation), *arguments)
+    return client.evalsha(script(name).sha, len(keys), *keys, *said)
+
+
 # synchronous: what workers, start-up and changes of definitions call ----------------------------------------------
 
 
-def settle(client: redis.Redis, standing: Standing, series: Series, upto: int) -> int:
-    """Drops the records up to position `upto`, which the store holds, from the outbox; returns how many are left.
+def settle(client: redis.Redis, standing: Standing, series: Series, upto: Place) -> int:
+    """Drops the records up to `upto`, which the store holds, from the outbox; returns how many are left.
 
     Raises:
         Stale, Unavailable.
@@ -284,7 +403,7 @@ def settle(client: redis.Redis, standing: Standing, series: Series, upto: int) -
     """
     shard, name = series.shard, series.id
     keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
-    match _call(client, "settle", keys, standing, name, upto):
+    match _call(client, "settle", keys, standing, name, *upto):
         case [b"ok", _, left]:
             return int(left)
         case [b"damaged", what]:
@@ -293,7 +412,7 @@ def settle(client: redis.Redis, standing: Standing, series: Series, upto: int) -
             raise Stale
 
 
-def outboxes(client: redis.Redis, shard: int, names: Sequence[str], limit: int) -> dict[str, list[Entry]]:
+def outboxes(client: redis.Redis, shard: int, names: Sequence[str], limit: int) -> dict[str, list[Record]]:
     """Returns the first records of some outboxes of a shard, about `limit` in all, by the ids of their series.
 
     Raises:
@@ -304,7 +423,7 @@ def outboxes(client: redis.Redis, shard: int, names: Sequence[str], limit: int) 
         pipeline.xrange(outbox_key(shard, name), count=max(1, limit // len(names)))
     with translated():
         replies = pipeline.execute()
-    return {name: outbox_entries(name, raw) for name, raw in zip(names, replies, strict=True)}
+    return {name: outbox_records(name, raw) for name, raw in zip(names, replies, strict=True)}
 
 
 def install(client: redis.Redis, standing: Standing, series: Series, *, opened: bool) -> bool:
@@ -330,19 +449,68 @@ def install(client: redis.Redis, standing: Standing, series: Series, *, opened: 
     return bool(reply == b"ok")
 
 
-def change(
-    client: redis.Redis, standing: Standing, series: Series, *, numbering: bool
-) -> tuple[Literal["ok", "version", "used", "changing", "missing"], int]:
-    """Begins a change of a definition; see change.lua. The second value is since when (ms), for `changing`.
+def install_defaults(client: redis.Redis, standing: Standing, defaults: Defaults, *, opened: bool) -> bool:
+    """Brings a company's default series into Redis; False when they are to be opened and Redis has lost them.
+
+    Raises:
+        Stale, Unavailable.
+        Damaged: the company's hash is missing while its claims are there.
+    """
+    shard, company = defaults.shard, defaults.company
+    keys = (shard_key(shard), company_key(shard, company), f"{claims_prefix(shard, company)}:0")
+    pairs = [part for kind, series in defaults.series.items() for part in (kind, uuid_bytes(series))]
+    reply = _call(client, "defaults", keys, standing, defaults.version, str(int(opened)), *pairs)
+    if reply == b"damaged":
+        raise Damaged(f"Redis has lost the hash of company {company} and kept its claims.")
+    if reply == b"stale":
+        raise Stale
+    return bool(reply == b"ok")
+
+
+Change = tuple[Literal["ok", "version", "used", "changing", "missing"], int]
+"""What change.lua replied; the second value is for how long (ms), for `changing`."""
+
+
+def change(client: redis.Redis, standing: Standing, series: Series, *, unused: bool) -> Change:
+    """Begins a change of a definition, with `unused` only of a series without records.
 
     Raises:
         Stale, Unavailable.
     """
     keys = (shard_key(series.shard), series_key(series.shard, series.id))
-    reply = _call(client, "change", keys, standing, series.version, str(int(numbering)))
+    return _change(_call(client, "change", keys, standing, series.version, str(int(unused))))
+
+
+def change_defaults(client: redis.Redis, standing: Standing, defaults: Defaults) -> Change:
+    """Begins a change of a company's defaults.
+
+    Raises:
+        Stale, Unavailable.
+    """
+    keys = (shard_key(defaults.shard), company_key(defaults.shard, defaults.company))
+    return _change(_call(client, "change", keys, standing, defaults.version, "0"))
+
+
+def _change(reply: list[Any]) -> Change:
     if reply[0] == b"stale":
         raise Stale
     return reply[0].decode(), reply[1] if len(reply) > 1 else 0
+
+
+def remove(client: redis.Redis, standing: Standing, series: Series) -> None:
+    """Forgets a series that the store has deleted.
+
+    Raises:
+        Stale, Unavailable.
+        Damaged: the series has records.
+    """
+    shard, name = series.shard, series.id
+    keys = (shard_key(shard), series_key(shard, name), f"{index_prefix(shard, name)}:0")
+    reply = _call(client, "remove", keys, standing)
+    if reply == b"used":
+        raise Damaged(f"Series {name} was deleted from the store, and Redis holds records of it.")
+    if reply == b"stale":
+        raise Stale
 
 
 def enroll(
@@ -355,37 +523,6 @@ def enroll(
     with translated():
         reply = client.eval(script("enroll").text, 1, shard_key(shard), epoch, str(generation), str(raised))
     return cast("Literal['ok', 'missing', 'foreign', 'generation']", cast("bytes", reply).decode())
-
-
-def outbox_entry(series_id: str, position: int, record: dict[bytes, bytes]) -> Entry:
-    """Returns the entry of an outbox record."""
-    previous, sig = record.get(b"p"), record.get(b"s")
-    return Entry(
-        series=series_id,
-        id=uuid_text(record[b"i"]),
-        position=position,
-        code=record[b"c"].decode(),
-        numbers=numbers(record[b"n"]),
-        date=record[b"d"].decode(),
-        created_at=int(record[b"t"]),
-        previous_id=uuid_text(previous) if previous else None,
-        meta=record.get(b"m", b"{}"),
-        sig=sig.decode() if sig else None,
-        fingerprint=record[b"f"],
-    )
-
-
-def numbers(text: bytes) -> tuple[Counted, ...]:
-    """Returns what an entry's counters had, as allocate.lua writes it."""
-    if b"=" not in text:
-        return (counted("inc", int(text)),)
-    pairs = (one.partition("=") for one in text.decode().split(";"))
-    return tuple(counted(field, int(value)) for field, _, value in pairs)
-
-
-def outbox_entries(series_id: str, raw: Any) -> list[Entry]:
-    """Returns the entries of an XRANGE over an outbox."""
-    return [outbox_entry(series_id, int(stream_id.partition(b"-")[0]), fields) for stream_id, fields in raw]
 
 
 def _call(client: redis.Redis, name: str, keys: Sequence[str], standing: Standing, *arguments: Any) -> Any:

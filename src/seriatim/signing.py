@@ -19,7 +19,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 
 from seriatim.errors import ConfigError
-from seriatim.model import Entry, Series, timestamp
+from seriatim.model import Entry, Record, Series, Void, timestamp
 
 TYPE = "seriatim-receipt"
 ALGORITHMS = ("ES256", "Ed25519")
@@ -49,18 +49,30 @@ def genesis(series: Series) -> bytes:
     return _canonical(definition | {name: value for name, value in numbering.items() if value is not None})
 
 
-def claims(entry: Entry) -> dict[str, Any]:
-    """Returns what a receipt says of an entry itself; `payload` adds the issuer and the link."""
+def claims(record: Record) -> dict[str, Any]:
+    """Returns what a receipt says of a record itself; `payload` adds the issuer and the link."""
     said: dict[str, Any] = {
         "v": 1,
+        "series": record.series,
+        "position": record.position,
+        "created_at": timestamp(record.created_at),
+    }
+    if isinstance(record, Entry):
+        return said | _entry_claims(record)
+    said |= {"k": record.k, "reason": record.reason, "actor": record.actor}
+    if isinstance(record, Void):
+        return said | {"kind": "void", "voids": record.voids}
+    counted = {"counter": record.counter, "period": record.period}
+    return said | counted | {"kind": "skip", "from": record.first, "to": record.last}
+
+
+def _entry_claims(entry: Entry) -> dict[str, Any]:
+    said: dict[str, Any] = {
         "kind": "entry",
-        "series": entry.series,
-        "position": entry.position,
         "id": entry.id,
         "code": entry.code,
         "numbers": [{"counter": n.counter, "period": n.period, "value": n.value} for n in entry.numbers],
         "date": entry.date,
-        "created_at": timestamp(entry.created_at),
         "meta_sha256": digest(entry.meta),
     }
     if entry.previous_id is not None:
@@ -70,9 +82,9 @@ def claims(entry: Entry) -> dict[str, Any]:
     return said
 
 
-def payload(entry: Entry, issuer: str, prev: str) -> bytes:
-    """Returns the payload of an entry's receipt: canonical JSON."""
-    return _canonical(claims(entry) | {"iss": issuer, "prev": prev})
+def payload(record: Record, issuer: str, prev: str) -> bytes:
+    """Returns the payload of a record's receipt: canonical JSON."""
+    return _canonical(claims(record) | {"iss": issuer, "prev": prev})
 
 
 class Signer:
@@ -101,9 +113,9 @@ class Signer:
         public = self.key.as_dict(private=False)
         return msgspec.json.encode(public | {"kid": self.kid, "use": "sig", "alg": self.algorithm}).decode()
 
-    def sign(self, entry: Entry, prev: str) -> str:
-        """Returns the receipt of an entry that follows `prev`."""
-        return jws.serialize_compact(self._header, payload(entry, self.issuer, prev), self.key, [self.algorithm])
+    def sign(self, record: Record, prev: str) -> str:
+        """Returns the receipt of a record that follows `prev`."""
+        return jws.serialize_compact(self._header, payload(record, self.issuer, prev), self.key, [self.algorithm])
 
 
 def create_key(path: Path) -> None:

@@ -9,19 +9,30 @@ import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from seriatim.errors import ConfigError, Conflict, Damaged, Invalid, NotFound, Stale, Unavailable
-from seriatim.model import Company, Counted, Entry, Numbering, Series, Standing
-from seriatim.tables import api_keys, audit_log, companies, counters, entries, series, settings, signing_keys
+from seriatim.database import Database
+from seriatim.errors import Conflict, Damaged, Invalid, NotFound, Stale, Unavailable
+from seriatim.model import Company, Counted, Defaults, Entry, Numbering, Place, Record, Series, Skip, Standing, Void
+from seriatim.tables import (
+    api_keys,
+    audit_log,
+    companies,
+    counters,
+    deleted_series,
+    entries,
+    series,
+    settings,
+    signing_keys,
+    skips,
+    voids,
+)
 
 NAME_LENGTH_MAX = 255
+PAGE = 1000
 
 
 class DataSet(msgspec.Struct, frozen=True):
@@ -64,12 +75,21 @@ class NewSeries(msgspec.Struct, frozen=True):
     creation: bytes
 
 
+class Logged(msgspec.Struct, frozen=True):
+    """Something out of the ordinary that somebody did."""
+
+    at: int
+    actor: str
+    action: str
+    detail: dict[str, Any]
+
+
 class Slice(msgspec.Struct, frozen=True):
-    """Signed entries of one series, in order, that follow its settled position; `head` is the chain's new hash."""
+    """Signed records of one series, in order, that follow its last settled one; `head` is the chain's new hash."""
 
     series: Series
     genesis: bytes
-    entries: Sequence[Entry]
+    records: Sequence[Record]
     head: str
 
 
@@ -78,65 +98,18 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Store:
+class Store(Database):
     """The system of record at a database URL.
 
     Raises:
         ConfigError: the URL is not one of a supported database.
     """
 
-    def __init__(self, url: str) -> None:
-        try:
-            parsed = sa.make_url(url)
-        except sa.exc.ArgumentError as error:
-            raise ConfigError(f"SERIATIM_STORE_URL is not a database URL: {error}") from error
-        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-            raise ConfigError("SERIATIM_STORE_URL must begin with sqlite:/// or postgresql+psycopg://.")
-        self.sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = sa.create_engine(parsed, **({} if self.sqlite else {"pool_pre_ping": True}))
-        self._insert = sqlite_insert if self.sqlite else postgresql_insert
-        if self.sqlite:
-            sa.event.listen(self.engine, "connect", _prepare_sqlite)
-            sa.event.listen(self.engine, "begin", _begin_sqlite)
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self.engine.dispose()
-
-    @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads."""
-        with _translated(), self.engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction that commits at the end, and changes nothing when anything raises."""
-        with (
-            _translated(),
-            self.engine.connect().execution_options(writes=True) as connection,
-            connection.begin(),
-        ):
-            yield connection
-
-    # schema -------------------------------------------------------------------------------------------------------
-
-    def migrate(self) -> None:
-        """Brings the schema to this version."""
-        from alembic import command  # noqa: PLC0415 -- slow to import, needed once
-        from alembic.config import Config  # noqa: PLC0415
-
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self.write() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-
     def prepare(self, shards: int) -> None:
         """Writes the data set's row at the very first start: state `new`, a fresh epoch, the shard count for good."""
         with self.write() as connection:
             row = {"id": 1, "epoch": uuid.uuid4().hex, "generation": 1, "state": "new", "shards": shards}
-            connection.execute(self._insert(settings).values(row).on_conflict_do_nothing())
+            connection.execute(self.insert(settings).values(row).on_conflict_do_nothing())
 
     # data set -----------------------------------------------------------------------------------------------------
 
@@ -204,7 +177,7 @@ class Store:
             raise Invalid({"name": f"must be a line of 1 to {NAME_LENGTH_MAX} printable characters"})
         company = Company(id=str(uuid.uuid4()), name=name, created_at=now_ms())
         with self.write() as connection:
-            statement = self._insert(companies).values(msgspec.structs.asdict(company)).on_conflict_do_nothing()
+            statement = self.insert(companies).values(msgspec.structs.asdict(company)).on_conflict_do_nothing()
             if connection.execute(statement.returning(companies.c.id)).first() is None:
                 raise Conflict(f"A company named {name!r} exists. Choose another name.")
             self._log(connection, actor, "create company", {"company": company.id, "name": name})
@@ -214,7 +187,7 @@ class Store:
         """Returns all companies, oldest first."""
         with self.read() as connection:
             ordered = sa.select(companies).order_by(companies.c.created_at, companies.c.id)
-            return [Company(*row) for row in connection.execute(ordered)]
+            return [Company(row.id, row.name, row.created_at) for row in connection.execute(ordered)]
 
     def company(self, name_or_id: str) -> Company:
         """Returns the company of that name or id.
@@ -260,11 +233,18 @@ class Store:
 
     # series -------------------------------------------------------------------------------------------------------
 
-    def create_series(self, new: NewSeries, shard: int, series_max: int) -> Series | None:
+    def create_series(self, new: NewSeries, shard: int, series_max: int, defaults: Defaults | None) -> Series | None:
         """Creates a series; the first of its company and type becomes the default. None when the id is taken.
 
+        Args:
+            new: what to create.
+            shard: where its keys are.
+            series_max: how many series a company may have.
+            defaults: the company's defaults as they are, when the series is to become one.
+
         Raises:
-            Conflict: the company has `series_max` series already.
+            Conflict: the company has `series_max` series already, or the id was that of a deleted series.
+            Stale: the defaults have changed.
         """
         now = now_ms()
         mine = series.c.company == new.company
@@ -272,19 +252,43 @@ class Store:
         row |= {"version": 1, "shard": shard, "position": 0, "created_at": now, "updated_at": now}
         del row["numbering"], row["default"]
         with self.write() as connection:
-            self._lock_company(connection, new.company)
+            # What concurrent creations, and changes of a default, of one company wait for.
+            connection.execute(sa.select(companies.c.id).where(companies.c.id == new.company).with_for_update())
             if connection.execute(sa.select(series.c.pk).where(series.c.id == new.id)).first():
                 return None
+            if connection.execute(sa.select(deleted_series).where(deleted_series.c.id == new.id)).first():
+                raise Conflict("A series with this id was deleted. Use a new id.")
             if (connection.scalar(sa.select(sa.func.count()).where(mine)) or 0) >= series_max:
                 raise Conflict(f"The company has {series_max} series, the most it may have (SERIATIM_SERIES_MAX).")
-            others = sa.select(series.c.pk).where(mine, series.c.type == new.type, series.c.is_default)
-            first = connection.execute(others).first() is None
-            if new.default and not first:
-                self._clear_default(connection, new.company, new.type)
-            statement = self._insert(series).values(row | {"is_default": first or new.default})
+            of_type = sa.select(series.c.pk).where(mine, series.c.type == new.type, series.c.is_default)
+            if defaults is not None:
+                self._move_default(connection, defaults, new.type)
+            elif connection.execute(of_type).first() is None:
+                raise Stale
+            statement = self.insert(series).values(row | {"is_default": defaults is not None})
             unless_taken = statement.on_conflict_do_nothing(index_elements=["id"]).returning(series)
             created = connection.execute(unless_taken).one_or_none()
             return None if created is None else _series(created)
+
+    def delete_series(self, old: Series, defaults: Defaults | None, actor: str) -> None:
+        """Deletes a series without records. Its id is never used again.
+
+        Raises:
+            Stale: another change or load came first, or the defaults have changed.
+            Conflict: it has records.
+        """
+        tombstone = {"id": old.id, "company": old.company, "deleted_at": now_ms()}
+        with self.write() as connection:
+            if defaults is not None:
+                self._move_default(connection, defaults, old.type)
+            found = connection.execute(sa.select(series).where(_unchanged(old))).one_or_none()
+            if found is None:
+                raise Stale
+            if _series(found).place != (0, 0):
+                raise Conflict("The series has records, which are kept for good. Deactivate it instead.")
+            connection.execute(sa.delete(series).where(series.c.pk == old.pk))
+            connection.execute(sa.insert(deleted_series).values(tombstone))
+            self._log(connection, actor, "delete series", {"series": old.id, "name": old.name, "code": old.code})
 
     def series_by_ids(self, series_ids: Sequence[str]) -> dict[str, Series]:
         """Returns those series that exist, by their ids."""
@@ -312,28 +316,37 @@ class Store:
             return [_series(row) for row in connection.execute(listed.limit(limit))]
 
     def relabel_series(self, old: Series, new: Series) -> Series:
-        """Replaces what no script sees of a series: name, description, code, sig, default."""
-        row = {name: getattr(new, name) for name in ("name", "description", "code", "sig")}
+        """Replaces what no script sees of a series: name, description, code, sig."""
+        row = {name: getattr(new, name) for name in ("name", "description", "code", "sig")} | {"updated_at": now_ms()}
         with self.write() as connection:
-            self._move_default(connection, old, new)
-            changed = sa.update(series).where(series.c.pk == old.pk)
-            connection.execute(changed.values(row | {"is_default": new.default, "updated_at": now_ms()}))
-            return _series(connection.execute(sa.select(series).where(series.c.pk == old.pk)).one())
+            changed = sa.update(series).where(series.c.pk == old.pk).values(row).returning(series)
+            relabelled = connection.execute(changed).one_or_none()
+            if relabelled is None:  # deleted
+                raise Stale
+            return _series(relabelled)
 
-    def change_series(self, old: Series, new: Series) -> Series:
+    def change_series(self, old: Series, new: Series, defaults: Defaults | None = None) -> Series:
         """Replaces a definition by compare-and-swap on its version and load, and answers it with the version after.
 
+        Args:
+            old: the definition as it was read.
+            new: what it is to be.
+            defaults: the company's defaults as they are, when the series is to become one, or to be one no more.
+
         Raises:
-            Stale: another change or its first load came first.
+            Stale: another change or its first load came first, or the defaults have changed.
         """
         row = {name: getattr(new, name) for name in ("name", "description", "code", "sig", "active")}
         row |= msgspec.structs.asdict(new.numbering)
         row |= {"is_default": new.default, "version": old.version + 1, "updated_at": now_ms()}
         with self.write() as connection:
-            self._move_default(connection, old, new)
-            if connection.execute(sa.update(series).where(_unchanged(old)).values(row)).rowcount != 1:
+            if defaults is not None:
+                self._move_default(connection, defaults, old.type)
+            changed = sa.update(series).where(_unchanged(old)).values(row).returning(series)
+            found = connection.execute(changed).one_or_none()
+            if found is None:
                 raise Stale
-            return _series(connection.execute(sa.select(series).where(series.c.pk == old.pk)).one())
+            return _series(found)
 
     def mark_loaded(self, old: Series, epoch: str) -> None:
         """Notes that Redis holds the series in this epoch: from here on its absence there is loss.
@@ -346,25 +359,57 @@ class Store:
             if connection.execute(marked).rowcount != 1:
                 raise Stale
 
-    def _move_default(self, connection: sa.Connection, old: Series, new: Series) -> None:
-        if new.default and not old.default:
-            self._lock_company(connection, old.company)
-            self._clear_default(connection, old.company, old.type)
+    def defaults(self, company: str, shard: int) -> Defaults:
+        """Returns the default series of a company, whose claims are in `shard`."""
+        chosen = sa.select(series.c.type, series.c.id).where(series.c.company == company, series.c.is_default)
+        with self.read() as connection:
+            owner = connection.execute(sa.select(companies).where(companies.c.id == company)).one()
+            found = {row.type: row.id for row in connection.execute(chosen)}
+        return Defaults(company, shard, owner.version, owner.loaded_epoch, found)
 
-    def _lock_company(self, connection: sa.Connection, company: str) -> None:
-        # What concurrent creations, and changes of a default, of one company wait for.
-        connection.execute(sa.select(companies.c.id).where(companies.c.id == company).with_for_update())
+    def touch_defaults(self, old: Defaults) -> None:
+        """Gives a company's defaults a new version, so that no change begun before can be committed.
 
-    def _clear_default(self, connection: sa.Connection, company: str, kind: str) -> None:
-        of_kind = sa.and_(series.c.company == company, series.c.type == kind, series.c.is_default)
+        Raises:
+            Stale: another change came first.
+        """
+        with self.write() as connection:
+            self._swap_defaults(connection, old, version=old.version + 1)
+
+    def mark_company_loaded(self, old: Defaults, epoch: str) -> None:
+        """Notes that Redis holds the company's claims in this epoch: from here on their absence there is loss.
+
+        Raises:
+            Stale: another change or load came first.
+        """
+        with self.write() as connection:
+            self._swap_defaults(connection, old, loaded_epoch=epoch)
+
+    def loaded_companies(self, epoch: str) -> list[str]:
+        """Returns the ids of the companies whose claims Redis holds in this epoch."""
+        with self.read() as connection:
+            return list(
+                connection.execute(sa.select(companies.c.id).where(companies.c.loaded_epoch == epoch)).scalars()
+            )
+
+    def _move_default(self, connection: sa.Connection, defaults: Defaults, kind: str) -> None:
+        # Takes the default of a type away; who calls gives it to another series.
+        self._swap_defaults(connection, defaults, version=defaults.version + 1)
+        of_kind = sa.and_(series.c.company == defaults.company, series.c.type == kind, series.c.is_default)
         connection.execute(sa.update(series).where(of_kind).values(is_default=False))
+
+    def _swap_defaults(self, connection: sa.Connection, old: Defaults, **values: Any) -> None:
+        same_load = companies.c.loaded_epoch.is_not_distinct_from(old.loaded_epoch)
+        unchanged = sa.and_(companies.c.id == old.company, companies.c.version == old.version, same_load)
+        if connection.execute(sa.update(companies).where(unchanged).values(values)).rowcount != 1:
+            raise Stale
 
     # entries ------------------------------------------------------------------------------------------------------
 
     def entry(self, owner: Series, entry_id: str) -> Entry | None:
         """Returns a settled entry by its id."""
         with self.read() as connection:
-            found = sa.select(entries).where(entries.c.series == owner.pk, entries.c.id == entry_id)
+            found = _entries.where(entries.c.series == owner.pk, entries.c.id == entry_id)
             row = connection.execute(found).one_or_none()
         return None if row is None else _entry(owner.id, row)
 
@@ -373,21 +418,42 @@ class Store:
         found: dict[tuple[str, int], Entry] = {}
         with self.read() as connection:
             for owner, positions in wanted.items():
-                among = sa.select(entries).where(entries.c.series == owner.pk, entries.c.position.in_(positions))
+                among = _entries.where(entries.c.series == owner.pk, entries.c.position.in_(positions))
                 for row in connection.execute(among):
                     found[owner.id, row.position] = _entry(owner.id, row)
         return found
 
     def entries_after(self, owner: Series, position: int, limit: int) -> list[Entry]:
         """Returns up to `limit` settled entries behind `position`, in order."""
-        listed = sa.select(entries).where(entries.c.series == owner.pk, entries.c.position > position)
+        listed = _entries.where(entries.c.series == owner.pk, entries.c.position > position)
         with self.read() as connection:
             rows = connection.execute(listed.order_by(entries.c.position).limit(limit))
             return [_entry(owner.id, row) for row in rows]
 
-    def entries_between(self, owner: Series, first: int, last: int) -> list[Entry]:
-        """Returns the settled entries from position `first` to `last`, in order."""
-        return [one for one in self.entries_after(owner, first - 1, last - first + 1) if one.position <= last]
+    def notes(self, owner: Series, after: Place = (0, 0), limit: int | None = None) -> list[Skip | Void]:
+        """Returns the settled skips and voids behind the place `after`, in order; up to `limit`."""
+        found: list[Skip | Void] = []
+        with self.read() as connection:
+            for table, kind in ((skips, Skip), (voids, Void)):
+                behind = sa.tuple_(table.c.position, table.c.k) > sa.tuple_(*map(sa.literal, after))
+                listed = sa.select(table).where(table.c.series == owner.pk, behind)
+                rows = connection.execute(listed.order_by(table.c.position, table.c.k).limit(limit))
+                found += [kind(**dict(row._mapping) | {"series": owner.id}) for row in rows]  # noqa: SLF001
+        return sorted(found, key=lambda note: note.place)[:limit]
+
+    def records_after(self, owner: Series, place: Place, limit: int) -> list[Record]:
+        """Returns up to `limit` settled records behind `place`, in order."""
+        records: list[Record] = [*self.notes(owner, place, limit), *self.entries_after(owner, place[0], limit)]
+        return sorted(records, key=lambda record: record.place)[:limit]
+
+    def counted(self, owner: Series) -> Iterator[tuple[int, tuple[Counted, ...], str]]:
+        """Yields of the entries of a series, up to the position that it says: position, numbers and date; in order."""
+        columns = sa.select(entries.c.position, entries.c.numbers, entries.c.date)
+        settled = columns.where(entries.c.series == owner.pk, entries.c.position <= owner.position)
+        with self.read() as connection:
+            ordered = settled.order_by(entries.c.position).execution_options(yield_per=PAGE)
+            for position, numbers, day in connection.execute(ordered):
+                yield position, _counted.decode(numbers), day
 
     def counters(self, owner: Series) -> dict[str, int]:
         """Returns the last settled values of a series' counters, by field."""
@@ -396,7 +462,7 @@ class Store:
         return {f"{row.counter}:{row.period}" if row.period else row.counter: row.value for row in rows}
 
     def commit(self, standing: Standing, slices: Sequence[Slice]) -> None:
-        """Commits signed entries in one transaction; moves each series from exactly the position that was read.
+        """Commits signed records in one transaction; moves each series from exactly the place that was read.
 
         Raises:
             Stale: the epoch or generation has moved on, or another worker has moved a series. Nothing is committed.
@@ -413,15 +479,36 @@ class Store:
                 self._commit_slice(connection, part, at)
 
     def _commit_slice(self, connection: sa.Connection, part: Slice, at: int) -> None:
-        owner, last = part.series, part.entries[-1]
-        unmoved = sa.and_(series.c.pk == owner.pk, series.c.position == owner.position)
-        moved = sa.update(series).where(unmoved).values(position=last.position, head=part.head, genesis=part.genesis)
-        if connection.execute(moved).rowcount != 1:
+        owner, (position, k) = part.series, part.records[-1].place
+        fresh = [record for record in part.records if isinstance(record, Entry)]
+        unmoved = sa.and_(series.c.pk == owner.pk, series.c.position == owner.position, series.c.k == owner.k)
+        claims = series.c.claims + sum(entry.claimed for entry in fresh)
+        values = {"position": position, "k": k, "head": part.head, "genesis": part.genesis, "claims": claims}
+        if connection.execute(sa.update(series).where(unmoved).values(values)).rowcount != 1:
             raise Stale
-        connection.execute(sa.insert(entries), [_entry_row(owner.pk, entry, at) for entry in part.entries])
-        values = {(n.counter, n.period): n.value for entry in part.entries for n in entry.numbers}
-        for (counter, period), value in values.items():
-            upsert = self._insert(counters).values(series=owner.pk, counter=counter, period=period, value=value)
+        if fresh:
+            connection.execute(sa.insert(entries), [_entry_row(owner.pk, entry, at) for entry in fresh])
+        for record in part.records:
+            if not isinstance(record, Entry):
+                self._note(connection, owner, record, at)
+        self._count(connection, owner, part.records)
+
+    def _note(self, connection: sa.Connection, owner: Series, note: Skip | Void, at: int) -> None:
+        row = msgspec.structs.asdict(note) | {"series": owner.pk, "settled_at": at}
+        connection.execute(sa.insert(skips if isinstance(note, Skip) else voids).values(row))
+        said = {name: row[name] for name in row.keys() - {"series", "receipt", "settled_at", "actor", "created_at"}}
+        action = "skip numbers" if isinstance(note, Skip) else "void entry"
+        self._log(connection, note.actor, action, {"series": owner.id} | said, at=note.created_at)
+
+    def _count(self, connection: sa.Connection, owner: Series, records: Sequence[Record]) -> None:
+        last: dict[tuple[str, str], int] = {}
+        for record in records:
+            if isinstance(record, Entry):
+                last |= {(one.counter, one.period): one.value for one in record.numbers}
+            elif isinstance(record, Skip):
+                last[record.counter, record.period] = record.last
+        for (counter, period), value in last.items():
+            upsert = self.insert(counters).values(series=owner.pk, counter=counter, period=period, value=value)
             keys = [counters.c.series, counters.c.counter, counters.c.period]
             connection.execute(upsert.on_conflict_do_update(index_elements=keys, set_={"value": value}))
 
@@ -431,7 +518,7 @@ class Store:
         """Publishes the public part of a signing key. It stays for good."""
         row = {"kid": kid, "jwk": jwk, "created_at": now_ms()}
         with self.write() as connection:
-            connection.execute(self._insert(signing_keys).values(row).on_conflict_do_nothing())
+            connection.execute(self.insert(signing_keys).values(row).on_conflict_do_nothing())
 
     def signing_keys(self) -> list[str]:
         """Returns the public signing keys as JWK texts, oldest first."""
@@ -439,41 +526,23 @@ class Store:
             ordered = sa.select(signing_keys.c.jwk).order_by(signing_keys.c.created_at, signing_keys.c.kid)
             return list(connection.execute(ordered).scalars())
 
-    def _log(self, connection: sa.Connection, actor: str, action: str, detail: dict[str, Any]) -> None:
+    def logged(self) -> Iterator[Logged]:
+        """Yields the audit log, oldest first."""
+        with self.read() as connection:
+            ordered = sa.select(audit_log).order_by(audit_log.c.id).execution_options(yield_per=PAGE)
+            for row in connection.execute(ordered):
+                yield Logged(row.at, row.actor, row.action, msgspec.json.decode(row.detail))
+
+    def _log(
+        self, connection: sa.Connection, actor: str, action: str, detail: dict[str, Any], *, at: int | None = None
+    ) -> None:
         row = {
-            "at": now_ms(),
+            "at": at or now_ms(),
             "actor": actor,
             "action": action,
             "detail": msgspec.json.encode(detail).decode(),
         }
         connection.execute(sa.insert(audit_log).values(row))
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # SQLAlchemy begins transactions, see _begin_sqlite; the driver must not.
-    connection.isolation_level = None
-    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that begins to write halfway can be refused there; one that says so at once only waits.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except sa.exc.IntegrityError:
-        raise
-    except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
-        if isinstance(error, sa.exc.ProgrammingError) or "no such table" in str(error):
-            raise Unavailable("The store's schema is missing or old. Run `seriatim migrate`.") from error
-        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
-            raise Unavailable("The store does not answer. Repeat the request.") from error
-        raise Unavailable("The store cannot be read. Restore it from a backup, or check where it is.") from error
 
 
 @contextmanager
@@ -503,15 +572,19 @@ def _series(row: sa.Row[Any]) -> Series:
 
 
 _counted = msgspec.json.Decoder(tuple[Counted, ...])
+_with_voids = entries.outerjoin(voids, sa.and_(voids.c.series == entries.c.series, voids.c.voids == entries.c.position))
+_entries = sa.select(entries, *(column.label(f"void_{column.name}") for column in voids.c)).select_from(_with_voids)
 
 
 def _entry(series_id: str, row: sa.Row[Any]) -> Entry:
     values = dict(row._mapping)  # noqa: SLF001
+    void = {column.name: values.pop(f"void_{column.name}") for column in voids.c} | {"series": series_id}
     values["series"] = series_id
     values["numbers"] = _counted.decode(values["numbers"])
-    return Entry(**values)
+    return Entry(**values, void=Void(**void) if void["voids"] is not None else None)
 
 
 def _entry_row(pk: int, entry: Entry, at: int) -> dict[str, Any]:
-    numbers = msgspec.json.encode(entry.numbers).decode()
-    return msgspec.structs.asdict(entry) | {"series": pk, "numbers": numbers, "settled_at": at}
+    row = msgspec.structs.asdict(entry) | {"series": pk, "settled_at": at}
+    del row["void"]
+    return row | {"numbers": msgspec.json.encode(entry.numbers).decode()}

@@ -25,10 +25,10 @@ from redis.exceptions import LockError
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
-from seriatim import recovery, scripts, signing
+from seriatim import keyspace, recovery, scripts, signing
 from seriatim.config import Config
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
-from seriatim.model import Entry, Series, Standing
+from seriatim.model import COUNTER_MAX, Entry, Place, Record, Series, Standing, place_text
 from seriatim.signing import Signer
 from seriatim.store import Slice, Store
 
@@ -75,7 +75,7 @@ class Drainer:
 
         Returns without doing anything when another worker has the shard.
         """
-        lock = self.client.lock(f"{scripts.shard_key(shard)}:lock", timeout=LOCK_S, blocking=False)
+        lock = self.client.lock(f"{keyspace.shard_key(shard)}:lock", timeout=LOCK_S, blocking=False)
         with scripts.translated():
             if not lock.acquire():
                 return False
@@ -123,7 +123,7 @@ class Drainer:
         """Settles one slice; False when the shard is clean."""
         standing = self._meet()
         with scripts.translated():
-            raw = self.client.srandmember(scripts.dirty_key(shard), SLICE_SERIES_MAX)
+            raw = self.client.srandmember(keyspace.dirty_key(shard), SLICE_SERIES_MAX)
         dirty = [name.decode() for name in cast("list[bytes]", raw)]
         if not dirty:
             return False
@@ -131,7 +131,7 @@ class Drainer:
         outboxes = scripts.outboxes(self.client, shard, dirty, SLICE_RECORDS_MAX)
         known = self._store.series_by_ids(dirty)
         slices: list[Slice] = []
-        done: list[tuple[Series, int]] = []
+        done: list[tuple[Series, Place]] = []
         for name, records in outboxes.items():
             series = known.get(name)
             if series is None:
@@ -139,7 +139,7 @@ class Drainer:
             fresh = self._fresh(series, records)
             if fresh:
                 slices.append(self._sign(series, fresh))
-            done.append((series, fresh[-1].position if fresh else series.position))
+            done.append((series, fresh[-1].place if fresh else series.place))
         if slices:
             self._store.commit(standing, slices)
         for series, upto in done:
@@ -151,30 +151,40 @@ class Drainer:
             self._standing = recovery.meet(self.client, self._store, self._config.ack)
         return self._standing
 
-    def _fresh(self, series: Series, records: Sequence[Entry]) -> list[Entry]:
+    def _fresh(self, series: Series, records: Sequence[Record]) -> list[Record]:
         """Returns the records that the store lacks, having compared those that it has."""
-        stored = [entry for entry in records if entry.position <= series.position]
-        fresh = [entry for entry in records if entry.position > series.position]
+        stored = [record for record in records if record.place <= series.place]
+        fresh = [record for record in records if record.place > series.place]
         if stored:
-            held = self._store.entries_between(series, stored[0].position, stored[-1].position)
-            if [msgspec.structs.replace(entry, receipt=None, settled_at=None) for entry in held] != stored:
+            position, k = stored[0].place
+            before = (position, k - 1) if k else (position - 1, COUNTER_MAX)
+            held = self._store.records_after(series, before, len(stored))
+            if [_unsettled(record) for record in held] != stored:
                 raise Damaged(f"Redis and the store hold different records of series {series.id}.")
-        positions = [entry.position for entry in fresh]
-        if positions != list(range(series.position + 1, series.position + 1 + len(fresh))):
-            raise Damaged(
-                f"The outbox of series {series.id} goes on at {positions[0]}, the store ends at {series.position}."
-            )
+        position, k = series.place
+        for record in fresh:
+            if record.place not in ((position, k + 1), (position + 1, 0)):
+                goes_on, ends = place_text(record.place), place_text((position, k))
+                raise Damaged(f"The outbox of series {series.id} goes on at {goes_on}, the store ends at {ends}.")
+            position, k = record.place
         return fresh
 
-    def _sign(self, series: Series, fresh: Sequence[Entry]) -> Slice:
+    def _sign(self, series: Series, fresh: Sequence[Record]) -> Slice:
         genesis = series.genesis or signing.genesis(series)
         head = series.head or signing.digest(genesis)
         signed = []
-        for entry in fresh:
-            receipt = self._signer.sign(entry, head)
+        for record in fresh:
+            receipt = self._signer.sign(record, head)
             head = signing.digest(receipt.encode())
-            signed.append(msgspec.structs.replace(entry, receipt=receipt))
+            signed.append(msgspec.structs.replace(record, receipt=receipt))
         return Slice(series, genesis, signed, head)
+
+
+def _unsettled(record: Record) -> Record:
+    """A record as the outbox has it."""
+    if isinstance(record, Entry):
+        return msgspec.structs.replace(record, receipt=None, settled_at=None, void=None)
+    return msgspec.structs.replace(record, receipt=None, settled_at=None)
 
 
 class _Worker(SimpleWorker):
@@ -206,8 +216,8 @@ def sweep(client: redis.Redis, shards: int) -> None:
     """Wakes every dirty shard that nobody works on and no job waits for."""
     pipeline = client.pipeline(transaction=False)
     for shard in range(shards):
-        pipeline.scard(scripts.dirty_key(shard))
-        pipeline.exists(f"{scripts.shard_key(shard)}:lock")
+        pipeline.scard(keyspace.dirty_key(shard))
+        pipeline.exists(f"{keyspace.shard_key(shard)}:lock")
     with scripts.translated():
         replies = pipeline.execute()
         waiting = {job[:3] for job in queue(client).get_job_ids()}

@@ -443,7 +443,7 @@ def test_a_method_that_a_path_does_not_take(subject: Subject) -> None:
     # Given methods that are not there, when they are used, then the answer names those that are
     taken = {
         f"{BASE}/series": {"GET", "HEAD"},
-        f"{BASE}/series/{subject.series}": {"GET", "HEAD", "PUT"},
+        f"{BASE}/series/{subject.series}": {"DELETE", "GET", "HEAD", "PUT"},
         f"{BASE}/series/{subject.series}/entries": {"GET", "HEAD", "POST"},
         subject.entry_path(): {"GET", "HEAD", "PUT"},
         "/healthz": {"GET", "HEAD"},

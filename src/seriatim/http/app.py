@@ -23,6 +23,7 @@ from seriatim import scripts, worker
 from seriatim.allocator import Allocator, Gate
 from seriatim.auth import Authenticator
 from seriatim.config import Config
+from seriatim.definitions import Definitions
 from seriatim.errors import Halted, Unavailable
 from seriatim.http import sequence
 from seriatim.http.edge import Edge
@@ -50,15 +51,22 @@ class Front:
         self.gate = Gate()
         self.watch = Watch(self.blocking, self.store, self.gate, config.ack)
         self.allocator = Allocator(self.client, self.gate, self._wake, backlog_max=config.backlog_max)
-        self.ledger = Ledger(
+        self.definitions = Definitions(
             store=self.store,
             client=self.client,
             blocking=self.blocking,
-            allocator=self.allocator,
             gate=self.gate,
             warden=self.watch,
             shards=self.store.data_set().shards,
             series_max=config.series_max,
+        )
+        self.ledger = Ledger(
+            store=self.store,
+            client=self.client,
+            allocator=self.allocator,
+            definitions=self.definitions,
+            gate=self.gate,
+            warden=self.watch,
         )
         self.authenticator = Authenticator(self.store)
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -71,9 +79,13 @@ class Front:
             yield
         finally:
             watching.cancel()
-            await self.client.aclose()
-            self.blocking.close()
-            self.store.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.client.aclose()
+        self.blocking.close()
+        self.store.close()
 
     def _wake(self, shard: int) -> None:
         waking = asyncio.get_running_loop().run_in_executor(None, self._wake_now, shard)
@@ -123,7 +135,7 @@ class Front:
 
     def app(self) -> ASGIApp:
         """Returns the app to serve."""
-        dialect = sequence.Sequence(self.ledger, self.authenticator, self.config.body_bytes_max)
+        dialect = sequence.Sequence(self.definitions, self.ledger, self.authenticator, self.config.body_bytes_max)
         routes = [
             Mount("/sequence/v1", dialect.app()),
             Route("/healthz", self.healthz),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import re
-from datetime import date
 from typing import Any
 
 import msgspec
@@ -16,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Router
 
 from seriatim.auth import Authenticator
+from seriatim.definitions import Definitions, SeriesView, preview_new
 from seriatim.errors import (
     BadRequest,
     Invalid,
@@ -24,45 +23,27 @@ from seriatim.errors import (
     SeriatimError,
     Unauthorized,
 )
-from seriatim.formats import LAST_DAY, YEARS, Preview, template
+from seriatim.formats import Preview, template
 from seriatim.http.edge import authenticate, decode, read_body, route
-from seriatim.ledger import Ledger, SeriesView, Wanted
+from seriatim.http.fields import check_day, check_meta, check_reason, check_sig, check_type, series_fields
+from seriatim.ledger import Ledger, Wanted
 from seriatim.model import (
     COUNTER_MAX,
     UUID_PATTERN,
     Entry,
     SeriesFields,
+    Skip,
+    Void,
+    Why,
     canonical_meta,
-    parse_day,
     parse_uuid,
     timestamp,
 )
 
-META_KEYS_MAX = 64
-META_KEY_BYTES_MAX = 64
-META_VALUE_BYTES_MAX = 1024
-META_BYTES_MAX = 16 * 1024
-SIG_BYTES_MAX = 8 * 1024
-LABEL_BYTES_MAX = {
-    "name": 255,
-    "description": 2048,
-    "code": 64,
-    "prefix": 64,
-    "suffix": 64,
-    "format": 255,
-    "timezone": 64,
-    "fiscal_year_start": 5,
-    "charset": 128,
-}
 BATCH_MAX = 1000
 BATCH_BYTES_MAX = 4 * 1024 * 1024
-RANGES = {"padding": (0, 20), "start": (1, COUNTER_MAX), "max_length": (1, 255)}
-DAYS = (date(YEARS[0], 1, 1), LAST_DAY)
 PAGE_DEFAULT = 20
 PAGE_MAX = 1000
-TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
-COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\Z")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class SeriesBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -103,6 +84,20 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
     entries: list[EntryBody] = msgspec.field(name="list")
 
 
+class VoidBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client sends to void an entry."""
+
+    reason: str | None = None
+
+
+class SkipBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client sends to raise a counter."""
+
+    to: int | None = None
+    reason: str | None = None
+    counter: str | None = None
+
+
 class SeriesAnswer(msgspec.Struct, omit_defaults=True):
     """A series as this dialect shows it."""
 
@@ -130,6 +125,15 @@ class SeriesAnswer(msgspec.Struct, omit_defaults=True):
     last_entry_id: str | None = None
 
 
+class VoidAnswer(msgspec.Struct, omit_defaults=True):
+    """Why an entry is void; `sig` is the receipt, once a worker has stored it."""
+
+    reason: str
+    actor: str
+    created_at: str
+    sig: str | None = None
+
+
 class EntryAnswer(msgspec.Struct, omit_defaults=True):
     """An entry as this dialect shows it."""
 
@@ -144,11 +148,14 @@ class EntryAnswer(msgspec.Struct, omit_defaults=True):
     created_at: str
     updated_at: str
     previous_id: str | None = None
+    void: VoidAnswer | None = None
 
 
 _series_body = msgspec.json.Decoder(SeriesBody)
 _entry_body = msgspec.json.Decoder(EntryBody)
 _batch_body = msgspec.json.Decoder(BatchBody)
+_void_body = msgspec.json.Decoder(VoidBody)
+_skip_body = msgspec.json.Decoder(SkipBody)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -189,9 +196,12 @@ async def on_fault(_request: Request, _error: Exception) -> Response:
 
 
 class Sequence:
-    """The endpoints of the dialect, over one ledger."""
+    """The endpoints of the dialect."""
 
-    def __init__(self, ledger: Ledger, authenticator: Authenticator, body_bytes_max: int) -> None:
+    def __init__(
+        self, definitions: Definitions, ledger: Ledger, authenticator: Authenticator, body_bytes_max: int
+    ) -> None:
+        self._definitions = definitions
         self._ledger = ledger
         self._authenticator = authenticator
         self._body_bytes_max = body_bytes_max
@@ -201,10 +211,14 @@ class Sequence:
         routes = [
             route("/series", GET=self.list_series),
             route("/series/preview", POST=self.preview_new),
-            route("/series/{series_id}", GET=self.get_series, PUT=self.put_series),
+            route("/series/{series_id}", GET=self.get_series, PUT=self.put_series, DELETE=self.delete_series),
             route("/series/{series_id}/preview", GET=self.preview),
+            route("/series/{series_id}/skip", POST=self.skip),
+            route("/series/{series_id}/report", GET=self.report),
             route("/series/{series_id}/entries", GET=self.list_entries, POST=self.put_batch),
             route("/series/{series_id}/entries/{entry_id}", GET=self.get_entry, PUT=self.put_entry),
+            route("/series/{series_id}/entries/{entry_id}/void", POST=self.void),
+            route("/entries/{entry_id}", PUT=self.put_default_entry),
         ]
         return Router(routes, redirect_slashes=False)
 
@@ -212,7 +226,7 @@ class Sequence:
         """GET /series."""
         principal = await authenticate(request, self._authenticator, "read")
         after, limit = _page(request)
-        listed, more = await self._ledger.list_series(principal.company, after, limit)
+        listed, more = await self._definitions.list_series(principal.company, after, limit)
         answers = [_series_answer(view) for view in listed]
         return _json(_page_answer(answers, limit, more=more))
 
@@ -220,7 +234,7 @@ class Sequence:
         """GET /series/{id}."""
         principal = await authenticate(request, self._authenticator, "read")
         series_id = parse_uuid(request.path_params["series_id"], "series")
-        return _json(_series_answer(await self._ledger.series(principal.company, series_id)))
+        return _json(_series_answer(await self._definitions.get(principal.company, series_id)))
 
     async def put_series(self, request: Request) -> Response:
         """PUT /series/{id}: creates or updates."""
@@ -228,21 +242,67 @@ class Sequence:
         series_id = _own_uuid(request.path_params["series_id"])
         body = decode(await read_body(request, self._body_bytes_max), _series_body)
         _check_same_id(body.id, series_id)
-        fields = series_fields(body)
-        return _json(_series_answer(await self._ledger.put_series(principal.company, series_id, fields)))
+        fields = _series_fields(body)
+        return _json(_series_answer(await self._definitions.put(principal.company, series_id, fields)))
+
+    async def delete_series(self, request: Request) -> Response:
+        """DELETE /series/{id}: only of a series without records."""
+        principal = await authenticate(request, self._authenticator, "manage")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        await self._definitions.delete(principal.company, series_id, principal.actor)
+        return Response(status_code=204)
+
+    async def skip(self, request: Request) -> Response:
+        """POST /series/{id}/skip: raises a counter."""
+        principal = await authenticate(request, self._authenticator, "manage")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        body = decode(await read_body(request, self._body_bytes_max), _skip_body)
+        wrong = check_reason(body.reason)
+        if body.to is None or not 1 <= body.to <= COUNTER_MAX:
+            wrong["to"] = "must be the number that is to be next, 1 to 2^53 - 1"
+        if wrong:
+            raise Invalid(wrong)
+        why = Why(body.reason or "", principal.actor)
+        counter, skip = await self._ledger.skip(principal.company, series_id, body.counter, body.to or 0, why)
+        answer = {"series_id": series_id, "counter": counter, "next": body.to}
+        return _json(answer | ({"period": skip.period} | _skip_answer(skip) if skip else {}))
+
+    async def report(self, request: Request) -> Response:
+        """GET /series/{id}/report: what became of every number."""
+        principal = await authenticate(request, self._authenticator, "read")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        wrong: dict[str, str] = {}
+        first, last = (check_day(request.query_params.get(name), name, wrong) for name in ("from", "to"))
+        if wrong:
+            raise Invalid(wrong)
+        lines = await self._ledger.report(principal.company, series_id, first, last)
+        listed = [
+            {
+                "counter": line.counter,
+                "period": line.period,
+                "first": line.first,
+                "last": line.last,
+                "issued": line.issued,
+                "voided": line.voided,
+                "skipped": [_skip_answer(skip) for skip in line.skipped],
+                "missing": [{"from": begin, "to": end} for begin, end in line.missing],
+            }
+            for line in lines
+        ]
+        return _json({"series_id": series_id, "list": listed})
 
     async def preview(self, request: Request) -> Response:
         """GET /series/{id}/preview: the next codes."""
         principal = await authenticate(request, self._authenticator, "read")
         series_id = parse_uuid(request.path_params["series_id"], "series")
-        return _json(_preview_answer(await self._ledger.preview(principal.company, series_id)))
+        return _json(_preview_answer(await self._definitions.preview(principal.company, series_id)))
 
     async def preview_new(self, request: Request) -> Response:
         """POST /series/preview: the first codes of a series that is checked and not created."""
         await authenticate(request, self._authenticator, "read")
         body = decode(await read_body(request, self._body_bytes_max), _series_body)
-        fields = series_fields(body)
-        return _json(_preview_answer(await asyncio.to_thread(self._ledger.preview_new, fields)))
+        fields = _series_fields(body)
+        return _json(_preview_answer(await asyncio.to_thread(preview_new, fields)))
 
     async def put_batch(self, request: Request) -> Response:
         """POST /series/{id}/entries: issues one contiguous run of numbers, or none."""
@@ -292,88 +352,66 @@ class Sequence:
         if wrong:
             raise Invalid(wrong)
         entry, replayed = await self._ledger.put_entry(principal.company, series_id, wanted)
-        headers = {"Idempotent-Replayed": "true"} if replayed else {}
-        return _json(_entry_answer(entry), headers=headers)
+        return _json(_entry_answer(entry), headers={"Idempotent-Replayed": "true"} if replayed else {})
+
+    async def put_default_entry(self, request: Request) -> Response:
+        """PUT /entries/{id}?type=: as put_entry, in the company's default series of that type."""
+        principal = await authenticate(request, self._authenticator, "allocate")
+        entry_id = _own_uuid(request.path_params["entry_id"])
+        kind = request.query_params.get("type") or "invoice"
+        body = decode(await read_body(request, self._body_bytes_max), _entry_body)
+        _check_same_id(body.id, entry_id)
+        wrong: dict[str, str] = {}
+        wanted = _wanted(entry_id, body, wrong, "")
+        wrong |= check_type(kind)
+        if wrong:
+            raise Invalid(wrong)
+        entry, replayed = await self._ledger.put_default_entry(principal.company, kind, wanted)
+        return _json(_entry_answer(entry), headers={"Idempotent-Replayed": "true"} if replayed else {})
+
+    async def void(self, request: Request) -> Response:
+        """POST /series/{id}/entries/{id}/void: the number stays used."""
+        principal = await authenticate(request, self._authenticator, "allocate")
+        series_id = parse_uuid(request.path_params["series_id"], "series")
+        entry_id = parse_uuid(request.path_params["entry_id"], "entry")
+        body = decode(await read_body(request, self._body_bytes_max), _void_body)
+        wrong = check_reason(body.reason)
+        if wrong:
+            raise Invalid(wrong)
+        why = Why(body.reason or "", principal.actor)
+        return _json(_entry_answer(await self._ledger.void(principal.company, series_id, entry_id, why)))
 
 
 EXCEPTION_HANDLERS = {SeriatimError: on_error, HTTPException: on_http_error, Exception: on_fault}
 
 
-def check_meta(meta: dict[str, str]) -> dict[str, str]:
-    """Returns what is wrong with a meta, by field."""
-    if len(meta) > META_KEYS_MAX:
-        return {"meta": f"has {len(meta)} keys; at most {META_KEYS_MAX} are allowed"}
-    wrong: dict[str, str] = {}
-    size = 0
-    for key, value in meta.items():
-        key_bytes, value_bytes = len(key.encode()), len(value.encode())
-        size += key_bytes + value_bytes
-        if not 0 < key_bytes <= META_KEY_BYTES_MAX:
-            wrong["meta"] = f"key {key[:64]!r} has {key_bytes} bytes; 1 to {META_KEY_BYTES_MAX} are allowed"
-        elif value_bytes > META_VALUE_BYTES_MAX:
-            wrong[f"meta.{key}"] = f"has {value_bytes} bytes; at most {META_VALUE_BYTES_MAX} are allowed"
-        elif "\0" in key or "\0" in value:
-            wrong["meta"] = f"key {key!r} or its value contains NUL"
-    if size > META_BYTES_MAX:
-        wrong["meta"] = f"has {size} bytes; at most {META_BYTES_MAX} are allowed in all"
-    return wrong
-
-
-def check_sig(sig: str | None) -> dict[str, str]:
-    """Returns what is wrong with a client's signature: its form is checked (RFC 7515, section 7.1), not its truth."""
-    if not sig:
-        return {}
-    if len(sig) > SIG_BYTES_MAX:
-        return {"sig": f"has {len(sig)} bytes; at most {SIG_BYTES_MAX} are allowed"}
-    if COMPACT_JWS.match(sig):
-        try:
-            parts = [base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in sig.split(".")]
-            header = msgspec.json.decode(parts[0])
-            if isinstance(header, dict) and isinstance(header.get("alg"), str):
-                return {}
-        except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass
-    return {"sig": "is not a compact JWS (three base64url parts, the first a JSON object with `alg`)"}
-
-
-def series_fields(body: SeriesBody) -> SeriesFields:
-    """Returns what a request says of a series.
-
-    Raises:
-        Invalid: a field is wrong.
-    """
-    given = {name: value for name, value in msgspec.structs.asdict(body).items() if name != "id"}
-    given = {name: value for name, value in given.items() if value is False or value}
-    wrong = check_sig(given.get("sig"))
-    for name, bytes_max in LABEL_BYTES_MAX.items():
-        text = given.get(name, "")
-        if len(text.encode()) > bytes_max:
-            wrong[name] = f"has {len(text.encode())} bytes; at most {bytes_max} are allowed"
-        elif CONTROL.search(text):
-            wrong[name] = "contains a control character"
-    for name, (least, most) in RANGES.items():
-        if not least <= given.get(name, least) <= most:
-            wrong[name] = f"must be {least} to {'2^53 - 1' if most == COUNTER_MAX else most}"
-    if given.get("chronology", "strict") not in ("strict", "free"):
-        wrong["chronology"] = "must be strict or free"
-    if "format" in given and ("prefix" in given or "suffix" in given):
-        wrong["format"] = "stands for prefix and suffix: write them into it"
-    if not TYPE_PATTERN.match(given.get("type", "invoice")):
-        wrong["type"] = "must be a lower-case word such as invoice, credit_note or receipt, of at most 32 characters"
-    if wrong:
-        raise Invalid(wrong)
-    return SeriesFields(**given)
+def _series_fields(body: SeriesBody) -> SeriesFields:
+    said = msgspec.structs.asdict(body)
+    del said["id"]
+    return series_fields(said)
 
 
 def _wanted(entry_id: str, body: EntryBody, wrong: dict[str, str], place: str) -> Wanted:
     """Returns what a request asks for, or notes what is wrong with it, under names that begin with `place`."""
     mistakes = check_meta(body.meta or {}) | check_sig(body.sig)
-    day = parse_day(body.date) if body.date else None
-    if body.date and (day is None or not DAYS[0] <= day <= DAYS[1]):
-        mistakes["date"] = f"must be a day as YYYY-MM-DD, {DAYS[0]} to {DAYS[1]}"
+    day = check_day(body.date, "date", mistakes)
     wrong |= {f"{place}{name}": why for name, why in mistakes.items()}
     meta = b"{}" if mistakes else canonical_meta(body.meta or {})
     return Wanted(entry_id, meta, body.sig or None, day)
+
+
+def _skip_answer(skip: Skip) -> dict[str, Any]:
+    return {
+        "from": skip.first,
+        "to": skip.last,
+        "reason": skip.reason,
+        "actor": skip.actor,
+        "created_at": timestamp(skip.created_at),
+    }
+
+
+def _void_answer(void: Void) -> VoidAnswer:
+    return VoidAnswer(void.reason, void.actor, timestamp(void.created_at), void.receipt)
 
 
 def _preview_answer(preview: Preview) -> dict[str, Any]:
@@ -472,9 +510,15 @@ def _entry_answer(entry: Entry) -> EntryAnswer:
         meta=msgspec.Raw(entry.meta),
         sigs=[sig for sig in (entry.sig, entry.receipt) if sig],
         created_at=timestamp(entry.created_at),
-        updated_at=timestamp(entry.settled_at or entry.created_at),
+        updated_at=timestamp(_updated_at(entry)),
         previous_id=entry.previous_id,
+        void=_void_answer(entry.void) if entry.void else None,
     )
+
+
+def _updated_at(entry: Entry) -> int:
+    settled = entry.settled_at or entry.created_at
+    return max(settled, entry.void.settled_at or entry.void.created_at) if entry.void else settled
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

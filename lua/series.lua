@@ -1,0 +1,106 @@
+-- series.lua: a series as the scripts see it that add records to it: its state, its next numbers, its outbox.
+
+local series = {} -- luacheck: ignore 241 (the scripts that include this file use it)
+local COUNTER_MAX = 9007199254740991
+
+function series.text(number)
+  return string.format('%.0f', number)
+end
+
+-- Answers the shard's backlog and the server's time in ms; or nothing, and the word why no script may go on.
+function series.enter(key, epoch, generation)
+  local shard = redis.call('HMGET', key, 'epoch', 'generation', 'backlog', 'halted')
+  local time = redis.call('TIME')
+  local clock_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  if not shard[1] or not shard[2] or not shard[3] then
+    return nil, 'lost'
+  elseif shard[4] then
+    return nil, 'halted', shard[4]
+  elseif shard[1] ~= epoch or shard[2] ~= generation then
+    return nil, 'stale'
+  end
+  return tonumber(shard[3]), clock_ms
+end
+
+-- Reads a series and cross-checks its outbox. Answers its state; or nothing, and the reply that refuses requests.
+function series.read(key, outbox, prefix, clock_ms)
+  local h = redis.call('HMGET', key, 'version', 'open', 'active', 'changing', 'position', 'after', 'last_date',
+    'last_id', 'last_time', 'records', 'settled', 'claims')
+  local length = redis.call('XLEN', outbox)
+  local top = redis.call('XREVRANGE', outbox, '+', '-', 'COUNT', 1)[1]
+  if not h[1] or h[2] ~= '1' then
+    return nil, { 'unloaded' }
+  elseif length ~= tonumber(h[10]) then
+    return nil, { 'damaged', 'the outbox holds ' .. length .. ' records instead of ' .. h[10] }
+  elseif top and top[1] ~= h[5] .. '-' .. h[6] then
+    return nil, { 'damaged', 'the outbox ends at ' .. top[1] .. ', the series at ' .. h[5] .. '-' .. h[6] }
+  end
+  return {
+    key = key, outbox = outbox, prefix = prefix, clock_ms = clock_ms, version = tonumber(h[1]), active = h[3] == '1',
+    changing = tonumber(h[4] or nil), position = tonumber(h[5]), after = tonumber(h[6]), last_date = h[7] or '',
+    last_id = h[8] or '', now = math.max(clock_ms, tonumber(h[9])), records = length, settled = tonumber(h[11]),
+    claims = tonumber(h[12]),
+  }
+end
+
+-- Takes the rules that a caller computed for a local day, and reads the counters that its renderings name.
+function series.apply(state, rules, renderings)
+  state.from, state.upto, state.today, state.strict = rules[1], rules[2], rules[3], rules[4]
+  state.width, state.digits_max, state.first = rules[5], rules[6], rules[7]
+  state.counters = {}
+  for _, rendering in ipairs(renderings) do
+    local fields = rendering[3]
+    for i, value in ipairs(redis.call('HMGET', state.key, unpack(fields))) do
+      state.counters[fields[i]] = tonumber(value or nil)
+    end
+  end
+end
+
+-- Why no request that depends on the definition or the day can be answered now, if so.
+function series.refusal(state, version)
+  if state.changing then
+    return { 'changing', state.clock_ms - state.changing }
+  elseif state.version ~= version then
+    return { 'version', state.version }
+  elseif state.now < state.from or state.now >= state.upto then
+    return { 'window' }
+  end
+end
+
+-- The last value of a counter, before its first entry what it begins with less one.
+function series.last(state, field)
+  return state.counters[field] or (state.position == 0 and state.first - 1 or 0)
+end
+
+-- The values that a rendering's counters get next, and the digits of each; or nothing, and why there are none.
+function series.count(state, rendering)
+  local values, digits, length = {}, {}, 0
+  for i, field in ipairs(rendering[3]) do
+    local last = series.last(state, field)
+    if last >= COUNTER_MAX then
+      return nil, { 'exhausted' }
+    end
+    values[i] = last + 1
+    digits[i] = series.text(values[i])
+    digits[i] = string.rep('0', state.width - #digits[i]) .. digits[i]
+  end
+  for _, piece in ipairs(rendering[2]) do
+    length = length + (digits[piece] and #digits[piece] or 0)
+  end
+  if length > state.digits_max then
+    return nil, { 'overflow', length }
+  end
+  return values, digits
+end
+
+-- Adds a skip or a void to the outbox, behind the last record. Answers 1 when the shard has turned dirty.
+function series.append(state, shard, dirty, backlog, id, fields)
+  local was_dirty = redis.call('SCARD', dirty) > 0
+  local after = series.text(state.after + 1)
+  redis.call('XADD', state.outbox, series.text(state.position) .. '-' .. after, unpack(fields))
+  redis.call('HSET', state.key, 'after', after, 'records', series.text(state.records + 1), 'last_time',
+    series.text(state.now))
+  redis.call('SADD', dirty, id)
+  redis.call('HSET', shard, 'backlog', series.text(backlog + 1))
+  return was_dirty and 0 or 1
+end
