@@ -1,18 +1,17 @@
-"""The ledger: definitions that change or half-loaded series, and reads while records move from outbox to store."""
+"""The ledger: reads while records move from outbox to store, and what others may not see."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 from msgspec.structs import replace
 
-from core import drain_all, make_config, make_drainer, make_series, running_front
-from seriatim import keyspace, scripts, worker
+from core import make_config, make_drainer, make_series, running_front
+from seriatim import worker
 from seriatim.config import Config
-from seriatim.errors import Conflict, Halted, NotFound
+from seriatim.errors import NotFound
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, SeriesFields, Standing
 from seriatim.store import Store
@@ -108,125 +107,6 @@ async def _grow(front, company: str, series: str) -> None:  # type: ignore[no-un
 
 def _unsettled(entry: Entry) -> Entry:
     return replace(entry, receipt=None, settled_at=None)
-
-
-@pytest.mark.parametrize("crashed", ["after installing", "after marking"])
-def test_a_load_that_crashed_halfway_is_continued(
-    valkey: Valkey, store: Store, config: Config, company: str, crashed: str
-) -> None:
-    async def run() -> None:
-        async with running_front(config) as front:
-            # Given a series whose first load crashed
-            series = await make_series(front, company)
-            standing = front.gate.require()
-            assert scripts.install(valkey.client, standing, held(store, series), opened=False)
-            if crashed == "after marking":
-                store.mark_loaded(held(store, series), standing.epoch)
-
-            # When a number is asked for, then it is issued
-            entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
-            assert entry.position == 1
-
-    asyncio.run(run())
-
-
-def test_a_loaded_series_that_is_missing_halts(valkey: Valkey, store: Store, config: Config, company: str) -> None:
-    async def run() -> None:
-        async with running_front(config) as front:
-            # Given a series that the store calls loaded, gone from the server
-            series = await make_series(front, company)
-            await front.ledger.put_entry(company, series, Wanted(new_id()))
-            for key in valkey.client.scan_iter(f"*{series}*"):
-                valkey.client.delete(key)
-
-            # When a number is asked for, then that is loss, not a cold start
-            with pytest.raises(Halted, match=f"lost series {series}"):
-                await front.ledger.put_entry(company, series, Wanted(new_id()))
-            assert store.data_set().state == "halted"
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("committed", [False, True])
-def test_a_change_that_a_crash_has_left_is_ended_from_the_store(
-    valkey: Valkey, store: Store, config: Config, company: str, *, committed: bool
-) -> None:
-    async def run() -> None:
-        async with running_front(config) as front:
-            # Given a loaded series, and a change of its prefix that crashed before or after its commit
-            series = await make_series(front, company, SeriesFields(prefix="OLD-"))
-            standing = front.gate.require()
-            await asyncio.to_thread(front.definitions._load, standing, series, None)
-            before = held(store, series)
-            assert scripts.change(valkey.client, standing, before, unused=True)[0] == "ok"
-            new = replace(before, numbering=replace(before.numbering, prefix="NEW-"))
-            if committed:
-                store.change_series(before, new)
-            else:
-                long_ago = int(time.time() * 1000) - 6_000
-                valkey.client.hset(keyspace.series_key(before.shard, series), "changing", long_ago)
-
-            # When a number is asked for, then it follows the definition that the store holds
-            entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
-            assert entry.code == ("NEW-1" if committed else "OLD-1")
-
-            # And the change that was left can no longer be committed
-            with pytest.raises(Exception, match=r"changed|checked"):
-                store.change_series(before, new)
-
-    asyncio.run(run())
-
-
-def test_two_processes_that_change_and_use_a_series_agree(
-    store: Store, config: Config, company: str, valkey: Valkey
-) -> None:
-    async def run() -> None:
-        async with running_front(config) as one, running_front(config) as other:
-            # Given a series that one process changes while the other issues its first number
-            for _ in range(10):
-                series = await make_series(one, company, SeriesFields(prefix="A-"))
-                changing = one.definitions.put(company, series, SeriesFields(prefix="B-"))
-                issuing = other.ledger.put_entry(company, series, Wanted(new_id()))
-                changed, issued = await asyncio.gather(changing, issuing, return_exceptions=True)
-
-                # Then the code is of the definition that the store holds, whichever came first
-                assert not isinstance(issued, BaseException)
-                prefix = held(store, series).numbering.prefix
-                assert issued[0].code == f"{prefix}1"
-                assert isinstance(changed, Conflict) == (prefix == "A-")
-        drain_all(make_drainer(valkey, store, config))
-
-    asyncio.run(run())
-
-
-def test_concurrent_creations_leave_one_default(config: Config, company: str) -> None:
-    async def run() -> None:
-        # Given a company without series, when many are created at once, some as default
-        async with running_front(config) as front:
-            created = [make_series(front, company, SeriesFields(default=number % 3 == 0)) for number in range(12)]
-            await asyncio.gather(*created)
-            listed, _ = await front.definitions.list_series(company, None, 100)
-
-        # Then exactly one of them is the default
-        assert len(listed) == 12
-        assert sum(view.series.default for view in listed) == 1
-
-    asyncio.run(run())
-
-
-def test_a_company_has_no_more_series_than_it_may(store: Store, config: Config, company: str) -> None:
-    async def run() -> None:
-        # Given a limit of three series
-        async with running_front(replace(config, series_max=3)) as front:
-            for _ in range(3):
-                await make_series(front, company)
-
-            # When a fourth is created, then it is refused, and another company's is not
-            with pytest.raises(Conflict, match="3 series"):
-                await make_series(front, company)
-            await make_series(front, store.create_company("other", "test").id)
-
-    asyncio.run(run())
 
 
 def test_another_companys_series_does_not_exist(store: Store, config: Config, company: str) -> None:
