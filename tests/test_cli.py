@@ -199,6 +199,80 @@ def test_a_series_is_found_however_its_id_is_written(shared_up: Up, client: http
 # export -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_series_is_created_and_previewed_beside_a_running_service(shared_up: Up, client: httpx.Client) -> None:
+    # Given a definition, when it is previewed, then its first codes are shown and nothing is made
+    before = shared_up.json("series", "list")
+    definition = [
+        "--format",
+        "T-%yearLong%-%incYearly%",
+        "--padding",
+        "4",
+        "--start",
+        "7",
+        "--fiscal-year-start",
+        "04-01",
+    ]
+    refused = shared_up.run("series", "preview", "--format", "T-%incYearly%", check=False)
+    assert refused.returncode == 2
+    assert "would repeat" in refused.stderr
+    preview = shared_up.json("series", "preview", *definition)
+    assert [code[-4:] for code in preview["next"]] == ["0007", "0008", "0009", "0010", "0011"]
+    assert set(preview["after"]) == {"day", "month", "year", "fiscal_year"}
+    assert preview["after"]["fiscal_year"]["date"].endswith("-04-01")
+    assert shared_up.json("series", "list") == before
+
+    # When it is created, as the default of a type
+    chosen = new_id()
+    made = shared_up.json(
+        "series", "create", "--id", chosen, "--type", "till", "--name", "Till", "--default", *definition
+    )
+    assert (made["id"], made["type"], made["default"], made["next"]) == (chosen, "till", True, preview["next"])
+
+    # Then the service issues what was previewed, and the preview goes on with it
+    entry = client.put(f"/sequence/v1/entries/{new_id()}", params={"type": "till"}).json()
+    assert (entry["series_id"], entry["code"]) == (chosen, preview["next"][0])
+    assert shared_up.json("series", "preview", chosen)["next"][0] == preview["next"][1]
+
+    # And what cannot be is refused with its reason
+    for arguments, shown in (
+        (["create", "--id", chosen], "exists"),
+        (["create", "--id", "none"], "UUID"),
+        (["create", "--company", "nobody"], "nobody"),
+        (["create", "--type", "No Type"], "type"),
+        (["create", "--max-length", "1", "--prefix", "LONG"], "max_length"),
+        (["preview", new_id()], "no series"),
+        (["preview", chosen, "--prefix", "A"], "not both"),
+    ):
+        done = shared_up.run("series", *arguments, check=False)
+        assert done.returncode == 2
+        assert shown in done.stderr
+
+
+def test_a_series_is_created_where_nothing_runs(directory: Path) -> None:
+    # Given a setting that was started once, and is stopped
+    up = Up(directory).start()
+    with up.client() as client:
+        put_entry(client, put_series(client))
+    up.stop()
+
+    # When a series is created there, then it is there at the next start
+    made = json.loads(up.run("series", "create", "--prefix", "N-", "--json").stdout)
+    assert made["next"][0] == "N-1"
+    up.start()
+    with up.client() as client:
+        assert put_entry(client, made["id"])["code"] == "N-1"
+    up.stop()
+
+
+def test_the_audit_log_says_who_did_what(shared_up: Up) -> None:
+    # Given a company that was made, when the audit log is read, then it is the last line
+    name = new_id()
+    shared_up.run("companies", "create", name)
+    last = shared_up.json("audit-log")[-1]
+    assert (last["actor"], last["action"], last["detail"]["name"]) == ("cli", "create company", name)
+    assert f"cli  create company  company={last['detail']['company']} name={name}" in shared_up.run("audit-log").stdout
+
+
 def test_an_export_is_lines_of_json_and_its_csv_has_a_header(shared_up: Up, client: httpx.Client) -> None:
     # Given a series with a settled entry
     series = put_series(client, prefix="E-", name="Ausfuhr")

@@ -425,11 +425,12 @@ async def _preview_series(one: Any) -> Any:
 @asynccontextmanager
 async def _front() -> AsyncIterator[Any]:
     """The parts of an API process, without its HTTP; beside a running service, or without its Redis server."""
+    from seriatim import recovery
     from seriatim.http.app import Front
 
     front = Front(_config())
     with suppress(errors.Unavailable):
-        await front.watch.meet()
+        front.gate.open(await asyncio.to_thread(recovery.meet, front.blocking, front.store, front.config.ack))
     try:
         yield front
     finally:

@@ -1,0 +1,101 @@
+"""A Valkey that is enrolled and knows the scripts, and calls of them without anything above."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import date
+from typing import Any, TypeVar
+
+import redis.asyncio
+from msgspec.structs import replace
+
+from seriatim import scripts
+from seriatim.formats import Window
+from seriatim.model import Numbering, Series, Standing, fingerprint, uuid_bytes
+from stack import Valkey, new_id
+
+T = TypeVar("T")
+
+STANDING = Standing("epoch", 1)
+ALWAYS = (0, 2**52)
+TODAY = date(2026, 11, 21)
+SHARD = 3
+MARK = fingerprint(b"{}")
+
+
+def make_series(*, version: int = 1, active: bool = True, start: int | None = None, **numbering: Any) -> Series:
+    return Series(
+        pk=1,
+        id=new_id(),
+        company=new_id(),
+        type="invoice",
+        name="",
+        description="",
+        code="",
+        numbering=replace(Numbering(prefix="A-", padding=3, start=start), **numbering),
+        sig=None,
+        active=active,
+        default=True,
+        version=version,
+        shard=SHARD,
+        loaded_epoch=None,
+        genesis=None,
+        position=0,
+        k=0,
+        head=None,
+        claims=0,
+        created_at=0,
+        updated_at=0,
+    )
+
+
+def enrolled(valkey: Valkey) -> Valkey:
+    """A Valkey whose shard is enrolled and that knows the scripts."""
+    assert scripts.enroll(valkey.client, STANDING.epoch, SHARD, 0, 1) == "ok"
+    scripts.load(valkey.client)
+    return valkey
+
+
+def ask(server: Valkey, call: Callable[[redis.asyncio.Redis], Awaitable[T]]) -> T:
+    """Runs one of the asynchronous functions."""
+
+    async def run() -> T:
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            return await call(client)
+
+    return asyncio.run(run())
+
+
+def opened(server: Valkey, series: Series) -> Series:
+    assert scripts.install(server.client, STANDING, series, opened=False)
+    assert scripts.install(server.client, STANDING, series, opened=True)
+    return series
+
+
+def group(
+    series: Series, ids: list[str], *days: str, mark: bytes = MARK, window: tuple[int, int] = ALWAYS
+) -> scripts.Group:
+    """Requests for these ids, each with a meta; for these days, or else for today."""
+    made = scripts.Group(series, Window(*window, TODAY))
+    for number, one in enumerate(ids):
+        day = date.fromisoformat(days[number]) if days else None
+        made.add(day, (uuid_bytes(one) + mark, b'{"k":"v"}', b""))
+    return made
+
+
+def allocate(server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6, atomic: bool = False) -> list[list[Any]]:
+    async def call() -> list[list[Any]]:
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            allocated = await scripts.allocate(client, STANDING, SHARD, groups, backlog_max=backlog_max, atomic=atomic)
+            return allocated.replies
+
+    return asyncio.run(call())
+
+
+def find_all(server: Valkey, series: Series, entries: list[str]) -> list[scripts.Found | None]:
+    async def call() -> list[scripts.Found | None]:
+        async with redis.asyncio.Redis.from_url(server.url) as client:
+            return [await scripts.find(client, STANDING, series, entry) for entry in entries]
+
+    return asyncio.run(call())
