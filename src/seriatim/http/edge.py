@@ -146,8 +146,9 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         BadRequest: it is not JSON, or not an object.
         Invalid: fields are missing, unknown or of the wrong type; names each.
     """
+    body = body or b"{}"
     try:
-        return decoder.decode(body or b"{}")
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _explain(body, decoder.type, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
