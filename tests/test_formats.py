@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from seriatim.formats import (
     NO_LIMIT,
     Part,
+    Preview,
     Window,
     check,
     code,
@@ -440,6 +441,22 @@ def test_a_preview_of_a_new_series_begins_with_start_and_of_a_used_one_goes_on()
         "year": ("2027-01-01", "26-27/0001"),
         "fiscal_year": ("2026-04-01", "26-27/0001"),
     }
+
+
+def test_a_preview_ends_where_counters_or_the_length_end() -> None:
+    # Given series that are about to reach the last number, and the last one that is short enough
+    today = date(2026, 12, 31)
+    counted_out = Numbering(format="%yearLong%-%incYearly%/%inc%", start=COUNTER_MAX - 1)
+    too_long = Numbering(format="%yearLong%-%incYearly%", max_length=6)
+
+    # When their previews are asked for, then they show what can still be issued, and nothing that would be refused
+    shown = preview(counted_out, today, {"incYearly:2026": 1, "inc": COUNTER_MAX - 1}, used=True)
+    assert shown.next == (f"2026-2/{COUNTER_MAX}",)
+    assert preview(counted_out, today, {"incYearly:2026": 2, "inc": COUNTER_MAX}, used=True) == Preview((), {})
+    shown = preview(too_long, today, {"incYearly:2026": 8}, used=True)
+    assert shown.next == ("2026-9",)
+    shown = preview(too_long, today, {"incYearly:2026": 9}, used=True)
+    assert (shown.next, shown.after["year"]) == ((), ("2027-01-01", "2027-1"))
 
 
 def test_a_preview_shows_no_date_after_the_last() -> None:

@@ -136,6 +136,30 @@ def test_the_lock_pins_every_package_by_hash_and_names_no_registry() -> None:
     assert not re.search(r"://|@|--(index|extra|find|trusted)|^ *# +/", lock, re.MULTILINE)
 
 
+def test_time_zones_need_nothing_of_the_system(tmp_path: Path) -> None:
+    # Given a Python that looks for time zones in its packages alone, as on a slim machine
+    program = """
+import datetime, json, zoneinfo
+from seriatim import formats
+from seriatim.model import Numbering
+now_ms = int(datetime.datetime(2026, 10, 25, 11, tzinfo=datetime.UTC).timestamp()) * 1000
+formats.check(Numbering(timezone="Europe/Bucharest"))
+day = formats.window("Europe/Bucharest", now_ms)
+days = {formats.window(name, now_ms).today.day for name in formats.timezones()}
+print(json.dumps([zoneinfo.TZPATH, len(formats.timezones()), (day.until_ms - day.from_ms) / 3_600_000, sorted(days)]))
+"""
+
+    # When it is asked which day it is in all of them, at 11:00 in UTC
+    path, zones, hours, days = msgspec.json.decode(_run("-c", program, cwd=tmp_path, PYTHONTZPATH=""))
+
+    # Then it knows them all, and the longest day in Bucharest; as Seriatim asks for what that takes
+    assert path == []
+    assert zones > 500
+    assert hours == 25
+    assert days == [24, 25, 26]
+    assert any(re.match("tzdata>=", wanted) for wanted in distribution("seriatim").requires or [])
+
+
 def _run(*arguments: str, cwd: Path, **environment: str) -> str:
     """Runs this Python elsewhere, and returns what it prints."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SERIATIM_", "PYTHON"))}

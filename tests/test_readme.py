@@ -20,7 +20,7 @@ import yaml
 from stack import Up
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/operating.md")
+DOCUMENTS = ("README.md", "docs/operating.md", "docs/numbering.md")
 START = "make run\n"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
@@ -30,7 +30,7 @@ VARIABLE = re.compile(
     r"|(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
     r"|(?P<receipt>eyJ[\w.-]+)"
     r"|(?P<time>\d{4}-\d\d-\d\dT[\d:.]+Z)"
-    r"|(?P<date>\b\d{4}-\d\d-\d\d\b)"
+    r"|(?P<date>\b\d{4}-\d\d-\d\d\b|\b20\d{6}\b)"
 )
 """What differs from run to run."""
 KEY_ID = slice(9, 19)

@@ -178,7 +178,7 @@ class Allocator:
         """Issues one contiguous run in this order, ids that were issued before answered in their places; or nothing.
 
         Raises:
-            As `allocate`; the error's fields name the first order that is refused, as `list[3]`.
+            As `allocate`; the error's fields name the first order that is refused, as `list[3]` or `list[3].date`.
         """
         self._gate.require()
         requests = [_Request(series, order) for order in orders]
@@ -326,8 +326,7 @@ class Allocator:
             try:
                 results.append(_read(reply, request))
             except SeriatimError as error:
-                error.fields = {f"list[{number}]": "; ".join(error.fields.values()) or error.message}
-                _fail(requests, error)
+                _fail(requests, _in_list(error, number))
                 return
         for request, result in zip(requests, results, strict=True):
             if not request.answer.done():
@@ -339,6 +338,14 @@ class Allocator:
             return False
         request.tries += 1
         return True
+
+
+def _in_list(error: SeriatimError, number: int) -> SeriatimError:
+    """Returns the refusal of an order as that of its batch."""
+    if isinstance(error, Invalid):
+        return Invalid({f"list[{number}].{name}": why for name, why in error.fields.items()})
+    error.fields = {f"list[{number}]": error.message}
+    return error
 
 
 def _fail(requests: list[_Request], error: SeriatimError) -> None:

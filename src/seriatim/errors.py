@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 NAMED_MAX = 5
-"""How many wrong fields a message names; `fields` names them all."""
+"""How many wrong fields a message names; `fields` names more."""
 
 
 class SeriatimError(Exception):

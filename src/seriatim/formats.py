@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 
 from seriatim.errors import Invalid
-from seriatim.model import Counted, Numbering, parse_day
+from seriatim.model import COUNTER_MAX, Counted, Numbering, parse_day
 
 CONTINUOUS = "inc"
 PERIODS: dict[str, Callable[[date, str], str]] = {
@@ -244,8 +244,8 @@ def _check_place_and_year(numbering: Numbering) -> None:
 
 @cache
 def timezones() -> frozenset[str]:
-    """Returns the names of the tz database."""
-    return frozenset(available_timezones())
+    """Returns the names of the tz database. `localtime`, which lies beside it, is another zone on every machine."""
+    return frozenset(available_timezones() - {"localtime"})
 
 
 def _check_separation(parts: tuple[Part, ...]) -> None:
@@ -264,24 +264,26 @@ def _check_separation(parts: tuple[Part, ...]) -> None:
 
 
 def _check_charset(charset: str, first: str) -> None:
-    allowed = characters(charset)
-    missing = sorted(set(first + "0123456789") - allowed)
+    allowed = ranges(charset)
+    needed = sorted(set(first + "0123456789"))
+    missing = [one for one in needed if not any(low <= one <= high for low, high in allowed)]
     if missing:
         raise Invalid({"charset": f"lacks {''.join(missing)!r}, which codes such as {first} need"})
 
 
-def characters(charset: str) -> frozenset[str]:
-    """Returns the characters that a charset names one by one or as ranges: `A-Za-z0-9/-`.
+def ranges(charset: str) -> tuple[tuple[str, str], ...]:
+    """Returns the ranges of characters that a charset names: `A-Za-z0-9/-`. One character is a range of its own.
+
+    They are not spelt out: a few bytes can name all of Unicode many times over.
 
     Raises:
         Invalid: a range runs backwards.
     """
-    found: set[str] = set()
-    for first, last in re.findall(r"(.)(?:-(.))?", charset, re.DOTALL):
-        if last and last < first:
-            raise Invalid({"charset": f"has the range {first}-{last}, which runs backwards"})
-        found |= {chr(at) for at in range(ord(first), ord(last or first) + 1)}
-    return frozenset(found)
+    found = tuple((low, high or low) for low, high in re.findall(r"(.)(?:-(.))?", charset, re.DOTALL))
+    for low, high in found:
+        if high < low:
+            raise Invalid({"charset": f"has the range {low}-{high}, which runs backwards"})
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -342,7 +344,10 @@ def _wrong(why: str) -> Invalid:
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """The next codes of a series, and the first after each coming change, by what changes; as (date, code)."""
+    """The next codes of a series, and the first after each coming change, by what changes; as (date, code).
+
+    Codes that will be refused, as counters or `max_length` end before them, are left out.
+    """
 
     next: tuple[str, ...]
     after: dict[str, tuple[str, str]]
@@ -361,14 +366,17 @@ def preview(
         count: how many of the next codes to return.
     """
 
-    def write(day: date, ahead: int) -> str:
+    def write(day: date, ahead: int) -> str | None:
         unused = 0 if used else numbering.first - 1
-        return code(numbering, day, [values.get(field, unused) + ahead for field in fields_of(numbering, day)])
+        counts = [values.get(field, unused) + ahead for field in fields_of(numbering, day)]
+        written = code(numbering, day, counts)
+        possible = max(counts) <= COUNTER_MAX and len(written) <= (numbering.max_length or NO_LIMIT)
+        return written if possible else None
 
-    after = {what: day for what, day in _coming(numbering, today).items() if day <= LAST_DAY}
+    coming = {what: (day, write(day, 1)) for what, day in _coming(numbering, today).items() if day <= LAST_DAY}
     return Preview(
-        tuple(write(today, ahead) for ahead in range(1, count + 1)),
-        {what: (day.isoformat(), write(day, 1)) for what, day in after.items()},
+        tuple(filter(None, (write(today, ahead) for ahead in range(1, count + 1)))),
+        {what: (day.isoformat(), written) for what, (day, written) in coming.items() if written},
     )
 
 

@@ -163,7 +163,7 @@ class Ledger:
         """Issues one contiguous run of numbers, ids that were issued before answered in their places; or nothing.
 
         Raises:
-            As `put_entry`; the error's fields name the first element that is refused, as `list[3]`.
+            As `put_entry`; the error's fields name the first element that is refused, as `list[3]` or `list[3].date`.
         """
         orders = [one.order(claimed=False) for one in wanted]
 

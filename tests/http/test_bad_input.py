@@ -15,10 +15,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from bad_input import ANYTHING, BASE, HEADER, check_refused
 from stack import Up, entry_path, new_id, put_entry, put_series
 
-BASE = "/sequence/v1"
-HEADER = base64.urlsafe_b64encode(b'{"alg":"ES256"}').decode().rstrip("=")
 NOT_UUIDS = [
     "x",
     "1",
@@ -70,21 +69,6 @@ def subject(client: httpx.Client) -> Iterator[Subject]:
     made = Subject(client)
     yield made
     made.check_nothing_consumed()
-
-
-def check_refused(answer: httpx.Response, status: int, *fields: str) -> dict[str, Any]:
-    """Checks a refusal's status and shape, and that it names exactly these fields; returns it."""
-    assert answer.status_code == status, (answer.status_code, answer.text[:500])
-    assert answer.headers["Content-Type"] == "application/json"
-    assert re.fullmatch("[A-Za-z0-9._:-]+", answer.headers["X-Request-Id"])
-    content: dict[str, Any] = answer.json()
-    assert set(content) == ({"code", "message", "fields"} if fields else {"code", "message"})
-    assert re.fullmatch("[a-z_]+", content["code"])
-    assert len(content["message"]) > 10
-    assert content["message"].endswith(".") or fields
-    assert set(content.get("fields", {})) == set(fields)
-    assert all(content.get("fields", {"": "why"}).values())
-    return content
 
 
 # ids --------------------------------------------------------------------------------------------------------------
@@ -527,11 +511,6 @@ def exchange(host: str, port: int, request: bytes) -> bytes:
 
 # anything ---------------------------------------------------------------------------------------------------------
 
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=8), inside, max_size=4),
-    max_leaves=8,
-)
 NEARLY = st.fixed_dictionaries(
     {},
     optional={

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
+from typing import Any, TypeVar, get_args
 
 import msgspec
 import structlog
@@ -23,6 +24,10 @@ log = structlog.stdlib.get_logger("seriatim.http")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 UNLIMITED = {"/healthz", "/readyz"}
 """A busy process must not be taken for a dead one."""
+
+WRONG_MAX = 100
+ELEMENTS_MAX = 1000
+"""How many wrong fields an answer names, and how many elements of a list are looked at for them."""
 
 T = TypeVar("T")
 
@@ -139,10 +144,11 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
     Raises:
         BadRequest: it is not JSON, or not an object.
-        Invalid: fields are unknown or of the wrong type; names each.
+        Invalid: fields are missing, unknown or of the wrong type; names each.
     """
+    body = body or b"{}"
     try:
-        return decoder.decode(body or b"{}")
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _explain(body, decoder.type, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -152,7 +158,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def _explain(body: bytes, wanted: Any, error: msgspec.ValidationError) -> BadRequest | Invalid:
-    """Finds every field that is wrong; the decoder stops at the first."""
+    """Finds the fields that are wrong, up to WRONG_MAX; the decoder stops at the first."""
     try:
         content = msgspec.json.decode(body)
     except RecursionError:
@@ -161,27 +167,43 @@ def _explain(body: bytes, wanted: Any, error: msgspec.ValidationError) -> BadReq
         return BadRequest(f"The body is not JSON: {malformed}.")
     if not isinstance(content, dict):
         return BadRequest("The body must be a JSON object.")
-    types = {field.encode_name: field.type for field in msgspec.structs.fields(wanted)}
-    wrong: dict[str, str] = {}
-    for name, value in content.items():
-        if name not in types:
-            wrong[name[:64]] = "is not a field of this request"
-            continue
-        try:
-            msgspec.convert(value, types[name])
-        except msgspec.ValidationError as mismatch:
-            why, _, inside = str(mismatch).partition(" - at ")
-            listed = inside and isinstance(value, dict)
-            wrong |= _wrong_items(name, value, types[name]) if listed else {name: why}
+    wrong = dict(islice(_wrong("", content, wanted), WRONG_MAX))
     return Invalid(wrong or {"body": str(error)})
 
 
-def _wrong_items(name: str, items: dict[str, Any], wanted: Any) -> dict[str, str]:
-    """Finds every item of a map that is wrong."""
-    wrong: dict[str, str] = {}
+def _wrong(name: str, value: Any, wanted: Any) -> Iterator[tuple[str, str]]:
+    """Yields the name of a value that is wrong, and why; of objects, maps and lists, what is wrong in them."""
+    try:
+        msgspec.convert(value, wanted)
+    except msgspec.ValidationError as mismatch:
+        why, _, inside = str(mismatch).partition(" - at ")
+        if isinstance(value, dict) and isinstance(wanted, type):
+            yield from _wrong_fields(f"{name}." if name else "", value, wanted)
+        elif isinstance(value, dict) and inside:
+            yield from _wrong_items(f"{name}.", value, wanted)
+        elif isinstance(value, list) and inside:
+            (element,) = get_args(wanted)
+            for number, item in enumerate(value[:ELEMENTS_MAX]):
+                yield from _wrong(f"{name}[{number}]", item, element)
+        else:
+            yield name, why
+
+
+def _wrong_fields(place: str, content: dict[str, Any], wanted: type) -> Iterator[tuple[str, str]]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
+    for name, field in fields.items():
+        if field.required and name not in content:
+            yield f"{place}{name}", "is missing"
+    for name, value in content.items():
+        if name in fields:
+            yield from _wrong(f"{place}{name}", value, fields[name].type)
+        else:
+            yield f"{place}{name[:64]}", "is not a field of this request"
+
+
+def _wrong_items(place: str, items: dict[str, Any], wanted: Any) -> Iterator[tuple[str, str]]:
     for key, value in items.items():
         try:
             msgspec.convert({key: value}, wanted)
         except msgspec.ValidationError as mismatch:
-            wrong[f"{name}.{key[:64]}"] = str(mismatch).partition(" - at ")[0]
-    return wrong
+            yield f"{place}{key[:64]}", str(mismatch).partition(" - at ")[0]
