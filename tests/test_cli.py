@@ -196,22 +196,14 @@ def test_a_series_is_found_however_its_id_is_written(shared_up: Up, client: http
     assert shared_up.run("series", "show", series.upper(), "--json", check=False).stdout != ""
 
 
-# export -----------------------------------------------------------------------------------------------------------
+# series and the audit log -----------------------------------------------------------------------------------------
 
 
 def test_a_series_is_created_and_previewed_beside_a_running_service(shared_up: Up, client: httpx.Client) -> None:
     # Given a definition, when it is previewed, then its first codes are shown and nothing is made
     before = shared_up.json("series", "list")
-    definition = [
-        "--format",
-        "T-%yearLong%-%incYearly%",
-        "--padding",
-        "4",
-        "--start",
-        "7",
-        "--fiscal-year-start",
-        "04-01",
-    ]
+    definition = ["--format", "T-%fyLong%-%incYearly%", "--padding", "4", "--start", "7"]
+    definition += ["--fiscal-year-start", "04-01"]
     refused = shared_up.run("series", "preview", "--format", "T-%incYearly%", check=False)
     assert refused.returncode == 2
     assert "would repeat" in refused.stderr
@@ -271,6 +263,9 @@ def test_the_audit_log_says_who_did_what(shared_up: Up) -> None:
     last = shared_up.json("audit-log")[-1]
     assert (last["actor"], last["action"], last["detail"]["name"]) == ("cli", "create company", name)
     assert f"cli  create company  company={last['detail']['company']} name={name}" in shared_up.run("audit-log").stdout
+
+
+# export -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_export_is_lines_of_json_and_its_csv_has_a_header(shared_up: Up, client: httpx.Client) -> None:

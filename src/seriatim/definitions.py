@@ -32,6 +32,8 @@ TRIES_MAX = 20
 CHANGE_PAUSE_S = 0.05
 CHANGE_MS_MAX = 5_000
 """A change that has not finished after this time has been left by a crash."""
+FIXED = "The series has entries, which fix its numbering. Create another series."
+KEPT = "The series has records, which are kept for good. Deactivate it instead."
 NUMBERING_FIELDS = tuple(Numbering.__struct_fields__)
 
 
@@ -210,7 +212,7 @@ class Definitions:
             return self._store.relabel_series(old, new)
 
         def change(defaults: Defaults | None) -> Series:
-            standing = self._mark(old, unused=new.numbering != old.numbering)
+            standing = self._mark(old, FIXED if new.numbering != old.numbering else None)
             changed = self._store.change_series(old, new, defaults)
             if standing:
                 scripts.install(self._blocking, standing, changed, opened=True)
@@ -222,29 +224,28 @@ class Definitions:
         old = self._read_own(company, series_id)
 
         def delete(defaults: Defaults | None) -> None:
-            standing = self._mark(old, unused=True)
+            standing = self._mark(old, KEPT)
             self._store.delete_series(old, defaults, actor)
             if standing:
                 scripts.remove(self._blocking, standing, old)
 
         return self._with_defaults(company, delete) if old.default else delete(None)
 
-    def _mark(self, old: Series, *, unused: bool) -> Standing | None:
+    def _mark(self, old: Series, unless_used: str | None) -> Standing | None:
         """Marks a series as changing where Redis holds it; None when Redis does not.
 
         Raises:
-            Conflict: it has records, and was to have none.
+            Conflict: it has records; the message is `unless_used`, which is None for what they do not prevent.
             Uninstalled: Redis holds another definition, or it is being changed.
         """
-        used = Conflict("The series has entries, which fix its numbering and keep it. Create another series.")
-        if unused and any(old.place):
-            raise used
+        if unless_used and any(old.place):
+            raise Conflict(unless_used)
         standing = self._gate.require() if old.loaded_epoch else None
         if standing is None or old.loaded_epoch != standing.epoch:
             return None
-        match scripts.change(self._blocking, standing, old, unused=unused):
+        match scripts.change(self._blocking, standing, old, unused=unless_used is not None):
             case "used", _:
-                raise used
+                raise Conflict(unless_used or "")
             case "changing", ms:
                 raise Uninstalled(changing_ms=ms)
             case "version" | "missing", _:
