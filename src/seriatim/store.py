@@ -274,19 +274,16 @@ class Store(Database):
         """Deletes a series without records. Its id is never used again.
 
         Raises:
-            Stale: another change or load came first, or the defaults have changed.
-            Conflict: it has records.
+            Stale: another change or load or record came first, or the defaults have changed.
         """
         tombstone = {"id": old.id, "company": old.company, "deleted_at": now_ms()}
         with self.write() as connection:
             if defaults is not None:
                 self._move_default(connection, defaults, old.type)
-            found = connection.execute(sa.select(series).where(_unchanged(old))).one_or_none()
-            if found is None:
+            # In one statement: PostgreSQL looks again at a row that it had to wait for.
+            unused = sa.and_(_unchanged(old), series.c.position == 0, series.c.k == 0)
+            if connection.execute(sa.delete(series).where(unused)).rowcount != 1:
                 raise Stale
-            if _series(found).place != (0, 0):
-                raise Conflict("The series has records, which are kept for good. Deactivate it instead.")
-            connection.execute(sa.delete(series).where(series.c.pk == old.pk))
             connection.execute(sa.insert(deleted_series).values(tombstone))
             self._log(connection, actor, "delete series", {"series": old.id, "name": old.name, "code": old.code})
 
