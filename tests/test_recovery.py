@@ -13,7 +13,7 @@ from core import drain_all, make_config, make_drainer, make_series, running_fron
 from seriatim import keyspace, recovery, scripts
 from seriatim.errors import Halted, Unavailable
 from seriatim.ledger import Wanted
-from seriatim.model import Standing
+from seriatim.model import Standing, Why, shard_of
 from seriatim.store import Store
 from stack import Up, Valkey, entry_path, new_id, put_entry, put_series, until
 
@@ -144,6 +144,55 @@ def test_a_copy_of_the_same_generation_is_behind_the_store(valkey: Valkey, store
     # When the copy is put back, then allocation stops, with the series and the positions
     put_back(valkey, old_copy)
     with pytest.raises(Halted, match=f"series {series}: it stands at 2, the store at 5"):
+        meet(valkey, store)
+
+
+def test_a_copy_from_before_a_void_is_behind_the_store(valkey: Valkey, store: Store, old_copy: Path) -> None:
+    # Given a copy of the server's files, and a void settled since
+    series, company = asyncio.run(issue(valkey, store, 2))
+    settle_all(valkey, store)
+    take_copy(valkey, old_copy)
+    asyncio.run(void_last(valkey, store, series, company))
+    settle_all(valkey, store)
+
+    # When the copy is put back, then allocation stops, although no number is missing
+    put_back(valkey, old_copy)
+    with pytest.raises(Halted, match=f"series {series}: it stands at 2, the store at 2-1"):
+        meet(valkey, store)
+
+
+async def void_last(valkey: Valkey, store: Store, series: str, company: str) -> None:
+    async with running_front(make_config(valkey, store.engine.url.render_as_string(hide_password=False))) as front:
+        last = (await front.definitions.get(company, series)).last_entry_id
+        assert last is not None
+        await front.ledger.void(company, series, last, Why("why", "who"))
+
+
+@pytest.mark.parametrize("lost", ["company", "bucket", "some"])
+def test_a_server_that_lost_claims_is_refused(valkey: Valkey, store: Store, lost: str) -> None:
+    # Given settled entries that came by their company's default
+    async def claim(company: str) -> None:
+        async with running_front(make_config(valkey, store.engine.url.render_as_string(hide_password=False))) as front:
+            await make_series(front, company)
+            for _ in range(3):
+                await front.ledger.put_default_entry(company, "invoice", Wanted(new_id()))
+
+    company = store.create_company(new_id(), "test").id
+    asyncio.run(claim(company))
+    settle_all(valkey, store)
+    shard = shard_of(company, store.data_set().shards)
+
+    # When claims are gone after a restart
+    if lost == "some":
+        valkey.client.hset(keyspace.company_key(shard, company), "claims", "2")
+    else:
+        buckets = f"{keyspace.claims_prefix(shard, company)}:0"
+        valkey.client.delete(keyspace.company_key(shard, company) if lost == "company" else buckets)
+    valkey.kill()
+    valkey.start()
+
+    # Then nothing may be allocated: an id could be numbered again in another series
+    with pytest.raises(Halted, match=f"claims of company {company}"):
         meet(valkey, store)
 
 

@@ -210,11 +210,14 @@ def check_claims(client: redis.Redis, data: DataSet, all_series: Sequence[Series
     for one in all_series:
         if one.claims:
             settled[one.company] += one.claims
-    for company, least in settled.items():
+    pipeline = client.pipeline(transaction=False)
+    for company in settled:
         shard = shard_of(company, data.shards)
-        with scripts.translated():
-            claims = cast("bytes | None", client.hget(keyspace.company_key(shard, company), "claims"))
-            indexed = client.exists(f"{keyspace.claims_prefix(shard, company)}:0")
+        pipeline.hget(keyspace.company_key(shard, company), "claims")
+        pipeline.exists(f"{keyspace.claims_prefix(shard, company)}:0")
+    with scripts.translated():
+        replies = pipeline.execute()
+    for (company, least), claims, indexed in zip(settled.items(), replies[::2], replies[1::2], strict=True):
         if claims is None or not indexed or int(claims) < least:
             raise _too_old(f"Redis is behind the store in the claims of company {company}")
 
