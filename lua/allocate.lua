@@ -40,7 +40,8 @@
 --   {'changing', for ms}     its definition is being changed
 --   {'version', version}       the caller's definition is not the current one
 --   {'inactive'}               the series is deactivated
---   {'window'}                 now lies outside the day that the renderings hold for
+--   {'window', now ms}         the series' now lies outside the day that the renderings hold for: the clock's time, or
+--                              that of its last record where the clock has been set back behind it
 --   {'past', date}             the series is strict, and its last entry has this later date
 --   {'future', today}          the series is strict, and the date is after today
 --   {'exhausted'}              a counter has reached 2^53 - 1

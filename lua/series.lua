@@ -63,7 +63,7 @@ function series.refusal(state, version)
   elseif state.version ~= version then
     return { 'version', state.version }
   elseif state.now < state.from or state.now >= state.upto then
-    return { 'window' }
+    return { 'window', state.now }
   end
 end
 

@@ -12,8 +12,8 @@
 --   {'skipped', position, k, field, from, to, created ms}    numbers from .. to are left out
 --   {'next', next}             the counter stands there already: nothing was recorded
 --   {'lowers', next}           the counter's next number is higher already
---   {'unloaded'}, {'changing', for ms}, {'version', version}, {'window'}, {'backlog'}, {'damaged', what},
---   {'overflow', digits}, {'exhausted'}       as in allocate.lua
+--   {'unloaded'}, {'changing', for ms}, {'version', version}, {'window', now ms}, {'backlog'},
+--   {'damaged', what}, {'overflow', digits}, {'exhausted'}     as in allocate.lua
 
 -- @include series.lua
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from datetime import UTC, datetime
 
 import pytest
 from msgspec.structs import replace
@@ -13,7 +15,7 @@ from seriatim import worker
 from seriatim.config import Config
 from seriatim.errors import NotFound
 from seriatim.ledger import Wanted
-from seriatim.model import Entry, SeriesFields, Standing
+from seriatim.model import Entry, SeriesFields, Standing, Why
 from seriatim.store import Store
 from stack import Valkey, new_id
 
@@ -151,5 +153,39 @@ def test_a_standing_of_the_past_is_renewed_without_the_caller_noticing(
             entry, _ = await other.ledger.put_entry(company, series, Wanted(new_id()))
             assert entry.position == 2
             assert other.gate.require().generation == old.generation + 1
+
+    asyncio.run(run())
+
+
+def test_a_clock_that_is_set_back_across_midnight_leaves_a_series_on_its_last_day(
+    valkey: Valkey, config: Config, company: str
+) -> None:
+    async def run() -> None:
+        # Given a series whose last entry was issued by a clock that has been set back since, by three days
+        async with running_front(config) as front:
+            fields = SeriesFields(format="%incDaily%/%yearLong%%month%%day%")
+            series = await make_series(front, company, fields)
+            await front.ledger.put_entry(company, series, Wanted(new_id()))
+            later_ms = int(time.time() * 1000) + 3 * 86_400_000
+            (key,) = valkey.client.scan_iter(f"*{series}", _type="hash")
+            valkey.client.hset(key, "last_time", later_ms)
+            day = datetime.fromtimestamp(later_ms / 1000, UTC).date()
+
+            # When numbers are asked for, at once and in a batch, and one is skipped
+            wanted = [Wanted(new_id()) for _ in range(23)]
+            expected = (await front.definitions.preview(company, series)).next
+            at_once = await asyncio.gather(*(front.ledger.put_entry(company, series, one) for one in wanted[:20]))
+            batch = await front.ledger.put_batch(company, series, wanted[20:])
+            _, skipped = await front.ledger.skip(company, series, None, 25, Why("torn", "test"))
+            last, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
+
+            # Then all are of that last day, in order, and the preview knew it
+            entries = sorted((entry for entry, _ in (*at_once, *batch)), key=lambda entry: entry.position)
+            assert [entry.code for entry in entries] == [f"{number}/{day:%Y%m%d}" for number in range(1, 24)]
+            assert {entry.created_at for entry in (*entries, last)} == {later_ms}
+            assert expected == tuple(entry.code for entry in entries[: len(expected)])
+            assert skipped is not None
+            assert (skipped.period, skipped.first, skipped.last) == (day.isoformat(), 24, 24)
+            assert last.code == f"25/{day:%Y%m%d}"
 
     asyncio.run(run())

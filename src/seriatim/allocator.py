@@ -111,11 +111,13 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class _Request:
-    __slots__ = ("answer", "order", "series", "tries")
+    __slots__ = ("answer", "now_ms", "order", "series", "tries")
 
     def __init__(self, series: Series, order: Order) -> None:
         self.series = series
         self.order = order
+        self.now_ms = 0
+        """The time that the series is known to have reached, which the clock may have been set back behind."""
         self.tries = 0
         self.answer: asyncio.Future[Issued | Settled] = asyncio.get_running_loop().create_future()
 
@@ -197,9 +199,10 @@ class Allocator:
             Invalid: the next number is higher already, or the code would be too long.
             As `allocate`.
         """
+        now_ms = 0
         for _ in range(WINDOW_TRIES_MAX):
             local_ms = time.time_ns() // 1_000_000
-            today = window(series.numbering.timezone, local_ms + self._skew_ms)
+            today = window(series.numbering.timezone, max(local_ms + self._skew_ms, now_ms))
             answered = await scripts.skip(
                 self._client,
                 self._gate.require(),
@@ -213,6 +216,7 @@ class Allocator:
             self._skew_ms = answered.now_ms - local_ms
             if answered.replies[0][0] != b"window" or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
                 break
+            now_ms = answered.replies[0][1]
         self._note(series, answered)
         match answered.replies[0]:
             case [b"skipped", position, k, field, first, last, created_at]:
@@ -282,13 +286,17 @@ class Allocator:
     async def _call(self, lane: _Lane, shard: int, taken: list[_Request], *, batch: bool) -> None:
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
-        now_ms = local_ms + self._skew_ms
+        times_ms: dict[str, int] = {}
+        for request in taken:
+            name = request.series.id
+            times_ms[name] = max(times_ms.get(name, local_ms + self._skew_ms), request.now_ms)
         groups: dict[str, scripts.Group] = {}
         members: dict[str, list[_Request]] = {}
         for request in taken:
             name = request.series.id
             if name not in groups:
-                groups[name] = scripts.Group(request.series, window(request.series.numbering.timezone, now_ms))
+                today = window(request.series.numbering.timezone, times_ms[name])
+                groups[name] = scripts.Group(request.series, today)
                 members[name] = []
             order = request.order
             groups[name].add(order.day, (order.tag, order.meta, order.sig), claimed=order.claimed)
@@ -333,10 +341,11 @@ class Allocator:
                 request.answer.set_result(result)
 
     def _again(self, request: _Request, reply: list[Any]) -> bool:
-        """Whether a request is to be sent again, with what the clock of Redis now says."""
+        """Whether a request is to be sent again, with the time that it now is in the series."""
         if reply[0] != b"window" or request.tries >= WINDOW_TRIES_MAX or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
             return False
         request.tries += 1
+        request.now_ms = reply[1]
         return True
 
 

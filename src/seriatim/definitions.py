@@ -152,10 +152,11 @@ class Definitions:
         series = await asyncio.to_thread(self._read_own, company, series_id)
         try:
             self._gate.require()
-            values, used = await scripts.counters(self._client, series)
+            values, used, reached_ms = await scripts.counters(self._client, series)
         except Unavailable:
             values, used = await asyncio.to_thread(self._store.counters, series), series.position > 0
-        today = formats.window(series.numbering.timezone, time.time_ns() // 1_000_000).today
+            reached_ms = 0
+        today = formats.window(series.numbering.timezone, max(time.time_ns() // 1_000_000, reached_ms)).today
         return formats.preview(series.numbering, today, values, used=used)
 
     async def _view(self, series: Series) -> SeriesView:

@@ -302,7 +302,7 @@ class Ledger:
         stored = await asyncio.to_thread(self._store.entries_after, series, position, limit + 1)
         merged = {entry.position: entry for entry in (*waiting, *stored)}
         listed = [merged[at] for at in sorted(merged)][: limit + 1]
-        if voids:
+        if voids and listed:
             found = await scripts.voids(self._client, series, [entry.position for entry in listed])
             listed = [_with_void(entry, found.get(entry.position)) for entry in listed]
         return listed[:limit], len(listed) > limit

@@ -376,12 +376,12 @@ async def standings(client: redis.asyncio.Redis, series: Sequence[Series]) -> li
     ]
 
 
-async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool]:
-    """Returns the last values of a series' counters, by field, and whether it has entries."""
+async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool, int]:
+    """Returns the last values of a series' counters, by field, whether it has entries, and its last record's time."""
     with translated():
         content = cast("dict[bytes, bytes]", await client.hgetall(series_key(series.shard, series.id)))
     values = {name.decode(): int(value) for name, value in content.items() if name.startswith(b"inc")}
-    return values, b"last_id" in content
+    return values, b"last_id" in content, int(content.get(b"last_time", 0))
 
 
 def _evaluate(

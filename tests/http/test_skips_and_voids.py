@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -303,6 +304,20 @@ def test_an_id_that_many_skips_and_voids_surround_is_listed_page_by_page(client:
     # Then none is missing
     assert [entry["id"] for entry in listed] == ids
     assert all(entry["void"]["reason"] == "cancelled" for entry in listed)
+
+
+def test_nothing_is_listed_behind_the_last_entry_of_a_series_with_voids(client: httpx.Client) -> None:
+    # Given a series whose only entry is void
+    series = put_series(client)
+    entry = put_entry(client, series)["id"]
+    void(client, series, entry)
+
+    # When somebody who has seen that entry asks what is new
+    cursor = base64.b64encode(json.dumps({"id": entry, "limit": 20}).encode()).decode()
+    answer = client.get(f"/sequence/v1/series/{series}/entries", params={"cursor": cursor})
+
+    # Then that is nothing
+    assert (answer.status_code, answer.json()["list"]) == (200, [])
 
 
 # the report -------------------------------------------------------------------------------------------------------
