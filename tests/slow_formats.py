@@ -94,15 +94,24 @@ class SlowSeries:
         self.pieces = list(slow_split(numbering.format or ""))
         self.counters = sorted({text for marker, text in self.pieces if marker and text in COUNTERS})
         self.counts: dict[tuple[str, int], int] = {}
+        self.begun = False
+
+    def period(self, counter: str, day: date) -> tuple[str, int]:
+        return counter, slow_period(counter, day, self.numbering.fiscal_year_start)
+
+    def next(self, counter: str, day: date) -> int:
+        """The first code begins with `start`, whichever counters have been raised before it."""
+        period = self.period(counter, day)
+        if period in self.counts:
+            return self.counts[period] + 1
+        return 1 if self.begun else (self.numbering.start or 1)
 
     def issue(self, day: date) -> str:
-        begin = 1 if self.counts else (self.numbering.start or 1)
         start = self.numbering.fiscal_year_start
-        numbers = {}
-        for counter in self.counters:
-            period = (counter, slow_period(counter, day, start))
-            self.counts[period] = self.counts[period] + 1 if period in self.counts else begin
-            numbers[counter] = f"{self.counts[period]}"
+        values = {counter: self.next(counter, day) for counter in self.counters}
+        self.counts |= {self.period(counter, day): value for counter, value in values.items()}
+        self.begun = True
+        numbers = {counter: f"{value}" for counter, value in values.items()}
         written = ""
         for marker, text in self.pieces:
             if marker and text in numbers:

@@ -51,18 +51,23 @@ def seriatim(*arguments: str, environment: Mapping[str, str] | None = None) -> s
 class Valkey:
     """A Valkey with the embedded server's own arguments."""
 
-    def __init__(self, path: Path, *more: str) -> None:
+    def __init__(self, path: Path, *more: str, environment: Mapping[str, str] | None = None) -> None:
         self.directory = DataDirectory(path)
         self.directory.redis.mkdir(parents=True, exist_ok=True)
         self.directory.socket.parent.mkdir(parents=True, exist_ok=True)
         self.url = f"unix://{self.directory.socket}"
         self.more = more
+        self.environment = environment
         self.start()
 
     def start(self) -> None:
         with (self.directory.path / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*server_arguments(self.directory), *self.more], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [*server_arguments(self.directory), *self.more],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         self.client = redis.Redis.from_url(self.url)
         until(self._answers)
