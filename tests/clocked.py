@@ -173,7 +173,9 @@ class ClockedWorker:
         assert self._process.stdout is not None
         self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
-        assert self._process.stdout.readline() == "done\n", self._log.read_text()[-2000:]
+        if self._process.stdout.readline() != "done\n":
+            self._process.wait()
+            raise AssertionError(f"the worker has died: {self._log.read_text()}")
 
     def stop(self) -> None:
         self._process.kill()
@@ -192,11 +194,10 @@ class ClockedStack:
         self.store = Store(self.environment["SERIATIM_STORE_URL"])
         self.store.migrate()
         self.store.prepare(SHARDS)
-        log = path / "processes.log"
-        self.fronts = [ClockedFront(self._timed(name), log) for name in FRONTS]
+        self.fronts = [ClockedFront(self._timed(name), path / "fronts.log") for name in FRONTS]
         for front in self.fronts:
             front.start()
-        self._worker = ClockedWorker(self._timed(WORKER), log)
+        self._worker = ClockedWorker(self._timed(WORKER), path / "worker.log")
         for front in self.fronts:
             front.ready()
 

@@ -107,13 +107,14 @@ def test_a_companys_claims_that_are_missing_halt(
 # changing ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize(("committed", "age_ms"), [(True, 0), (False, 6_000), (False, -86_400_000)])
 def test_a_change_that_a_crash_has_left_is_ended_from_the_store(
-    valkey: Valkey, store: Store, config: Config, company: str, *, committed: bool
+    valkey: Valkey, store: Store, config: Config, company: str, age_ms: int, *, committed: bool
 ) -> None:
     async def run() -> None:
         async with running_front(config) as front:
-            # Given a loaded series, and a change of its prefix that crashed before or after its commit
+            # Given a loaded series, and a change of its prefix that crashed before or after its commit; the clock may
+            # have been set back since
             series = await make_series(front, company, SeriesFields(prefix="OLD-"))
             standing = front.gate.require()
             await asyncio.to_thread(front.definitions._load, standing, series, None)
@@ -123,8 +124,8 @@ def test_a_change_that_a_crash_has_left_is_ended_from_the_store(
             if committed:
                 store.change_series(before, new)
             else:
-                long_ago = int(time.time() * 1000) - 6_000
-                valkey.client.hset(keyspace.series_key(before.shard, series), "changing", long_ago)
+                marked_at = int(time.time() * 1000) - age_ms
+                valkey.client.hset(keyspace.series_key(before.shard, series), "changing", marked_at)
 
             # When a number is asked for, then it follows the definition that the store holds
             entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))

@@ -414,8 +414,8 @@ def no_series(series_id: str) -> NotFound:
 
 
 def _left(changing_ms: int | None) -> bool:
-    """Whether a mark has been left by a crash."""
-    return changing_ms is not None and changing_ms >= CHANGE_MS_MAX
+    """Whether a mark has been left by a crash. One of the future is of before the clock was set back."""
+    return changing_ms is not None and not 0 <= changing_ms < CHANGE_MS_MAX
 
 
 def _unused_view(series: Series) -> SeriesView:

@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -24,7 +25,7 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -59,7 +60,7 @@ from stack import new_id, seriatim, until
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., None])
 
-EXAMPLES, EXAMPLE_STEPS = 80, 42
+EXAMPLES, EXAMPLE_STEPS = 76, 42
 STEPS_MIN = 3_000
 RESTARTS_ONE_IN = 25
 SERIES_MAX = 5
@@ -117,6 +118,7 @@ class Machine(RuleBasedStateMachine):
         self.asked: list[tuple[PlainSeries, Wish]] = []
         self.asked_by_type: list[tuple[str, Wish]] = []
         self.company = PlainCompany()
+        self.done: list[Any] = [*first, day, skews]
         for definition in first:
             self.create_series(front, new_id(), definition)
         self.put(front, self.company.series[0], Wish(new_id()))
@@ -469,29 +471,38 @@ class Machine(RuleBasedStateMachine):
 
     @rule(chosen=st.one_of(STEPS))
     def run(self, chosen: Step) -> None:
-        try:
+        self.done.append(chosen)
+        with self.failure_noted():
             getattr(self, chosen.name)(**chosen.arguments)
-        except Exception:
-            self.failures.append(traceback.format_exc())
-            raise
         self.seen.update(["steps", chosen.name])
+
+    @contextmanager
+    def failure_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.failures.append("\n".join([*map(repr, self.done), traceback.format_exc()]))
+            raise
 
     # the end of each example --------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         if sys.exc_info()[0] is not None or not hasattr(self, "company"):
             return  # a step has failed, and what that says matters
-        self.seen["examples"] += 1
-        self.settle_all()
-        for series in self.company.series:
-            listed = self.list_all(series)
-            self.check_lines(series, series.lines, listed)
-            times = [content["created_at"] for content in listed]
-            assert times == sorted(times)
-            assert len({content["code"] for content in listed}) == len(listed)
-            report = self.ask(0, "GET", f"/series/{series.id}/report").content
-            assert report["list"] == series.report(None, None)
-        self.audit()
+        with self.failure_noted():
+            self.settle_all()
+            for series in self.company.series:
+                self.check_whole(series)
+            self.audit()
+
+    def check_whole(self, series: PlainSeries) -> None:
+        listed = self.list_all(series)
+        self.check_lines(series, series.lines, listed)
+        times = [content["created_at"] for content in listed]
+        assert times == sorted(times)
+        assert len({content["code"] for content in listed}) == len(listed)
+        report = self.ask(0, "GET", f"/series/{series.id}/report").content
+        assert report["list"] == series.report(None, None)
 
     def list_all(self, series: PlainSeries) -> list[Any]:
         listed: list[Any] = []
@@ -529,6 +540,7 @@ def test_thousands_of_random_steps_agree_with_the_plain_model(prepared: type[Mac
         max_examples=EXAMPLES,
         stateful_step_count=EXAMPLE_STEPS,
         backend="hypothesis-urandom",  # draws every example anew, where the other one varies the last one five times
+        phases=[Phase.reuse, Phase.generate, Phase.shrink],
         deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
@@ -538,7 +550,7 @@ def test_thousands_of_random_steps_agree_with_the_plain_model(prepared: type[Mac
         run_state_machine_as_test(prepared, settings=random_steps)
     except BaseException as error:
         # What follows a halt fails in other ways, and is then taken for a test that is not steady.
-        error.add_note("The first failure:\n" + "".join(prepared.failures[:1]))
+        error.add_note("\n".join(["The first failure:", *prepared.failures[:1]]))
         raise
     assert prepared.seen["steps"] >= STEPS_MIN, prepared.seen
     assert prepared.seen["asked again"] < STEPS_MIN // 50, prepared.seen
