@@ -21,25 +21,17 @@ from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any
 
+from faketime import library
 from seriatim import auth
 from seriatim.store import Store
 from stack import SERIATIM, Valkey, new_id, until
 
-LIBRARIES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
 SHARDS = 4
 IDLE_S = 2.0
 """After this time a client connects anew, long before a front closes idle connections."""
 SERVER, WORKER = "server", "worker"
 FRONTS = ("front0", "front1")
 """The names of the clocks."""
-
-
-def library() -> Path:
-    """The path of libfaketime."""
-    for pattern in LIBRARIES:
-        for path in Path("/").glob(pattern[1:]):
-            return path
-    raise AssertionError("libfaketime is missing. Install it: apt-get install faketime")
 
 
 class Clocks:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -286,6 +286,12 @@ class Load:
             assert entry["sigs"]
             assert unsettled(entry) == unsettled(self.told[entry["series_id"], entry["id"]])
         assert self.up.json("verify")["sound"] is True
+
+
+def assert_alike(actual: Iterable[Any], expected: Iterable[Any]) -> None:
+    """Compares long lists by element: of lists that differ, pytest would spend minutes on showing how."""
+    for one, other in zip(actual, expected, strict=True):
+        assert one == other
 
 
 def unsettled(entry: dict[str, Any]) -> dict[str, Any]:

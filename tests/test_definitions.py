@@ -108,7 +108,7 @@ def test_a_companys_claims_that_are_missing_halt(
 
 
 @pytest.mark.parametrize(("committed", "age_ms"), [(True, 0), (False, 6_000), (False, -86_400_000)])
-def test_a_change_that_a_crash_has_left_is_ended_from_the_store(
+def test_a_change_that_a_crash_has_left_is_ended_from_the_store(  # noqa: PLR0913 -- fixtures
     valkey: Valkey, store: Store, config: Config, company: str, age_ms: int, *, committed: bool
 ) -> None:
     async def run() -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import uvloop
 
-from stack import Up, entry_path, list_entries, new_id, put_series, unsettled
+from callers import Request, put_all
+from stack import Up, list_entries, new_id, put_series, unsettled
 
 ENTRIES = 20_000
-CONNECTIONS = 64
 DATA = Path(os.environ.get("SERIATIM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data" / "invoices.jsonl"))
 STAND_IN = [
     {"country": country, "type": kind, "supplier": f"Társaság {country} №{number}", "customer": None, "payable": "1.50"}
@@ -25,8 +22,6 @@ STAND_IN = [
     for kind in ("invoice", "credit_note")
 ]
 """Where the data is not at hand; SERIATIM_TEST_DATA names a file of such JSON lines."""
-
-Request = tuple[str, str, dict[str, str]]
 
 
 def invoices() -> list[dict[str, Any]]:
@@ -50,45 +45,15 @@ def make_requests(up: Up) -> list[Request]:
     return requests[:ENTRIES]
 
 
-async def put_all(up: Up, requests: list[Request]) -> tuple[dict[str, dict[str, Any]], int]:
-    """Puts all through 64 connections at once; answers each body by the entry's id, and how many were replays.
-
-    Speaks HTTP by itself: a client library would need more of the machine than the service that is tested.
-    """
-    waiting = iter(requests)
-    told: dict[str, dict[str, Any]] = {}
-    replays = 0
-    host, port = up.url.removeprefix("http://").split(":")
-
-    async def caller() -> None:
-        nonlocal replays
-        reader, writer = await asyncio.open_connection(host, int(port))
-        for series, entry, meta in waiting:
-            body = msgspec.json.encode({"meta": meta})
-            headers = f"Host: {host}\r\nAuthorization: Bearer {up.key}\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(f"PUT {entry_path(series, entry)} HTTP/1.1\r\n{headers}".encode() + body)
-            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = re.search(r"content-length: (\d+)", head)
-            assert length is not None, head
-            answer = await reader.readexactly(int(length[1]))
-            assert head.startswith("http/1.1 200 "), answer
-            told[entry] = msgspec.json.decode(answer)
-            replays += "idempotent-replayed: true" in head
-        writer.close()
-
-    await asyncio.gather(*(caller() for _ in range(CONNECTIONS)))
-    return told, replays
-
-
 @pytest.mark.timeout(600)
 def test_twenty_thousand_real_invoices_are_numbered_once_and_proved(up: Up) -> None:
     # Given invoices of many countries and types, and a series for each kind
     requests = make_requests(up)
 
     # When they are numbered through 64 connections
-    told, replays = uvloop.run(put_all(up, requests))
+    told = uvloop.run(put_all([up.url], up.key, requests))
     assert len(told) == ENTRIES
-    assert replays == 0
+    assert not any(one.replayed for one in told.values())
 
     # Then every answer is in the store, signed, and equals what the store holds
     up.settled()
@@ -103,16 +68,16 @@ def test_twenty_thousand_real_invoices_are_numbered_once_and_proved(up: Up) -> N
             assert len({entry["code"] for entry in listed}) == len(entries)
             for held in listed:
                 assert len(held["sigs"]) == 1
-                assert unsettled(held) == unsettled(told[held["id"]])
+                assert unsettled(held) == unsettled(told[held["id"]].body)
 
     # And the chains and signatures of all series hold
     verified = up.json("verify")
     assert (verified["sound"], verified["entries"], verified["findings"]) == (True, ENTRIES, [])
 
     # And the same requests again give the same answers and consume nothing
-    again, replays = uvloop.run(put_all(up, requests))
-    assert replays == ENTRIES
-    assert {entry: unsettled(body) for entry, body in again.items()} == {
-        entry: unsettled(body) for entry, body in told.items()
+    again = uvloop.run(put_all([up.url], up.key, requests))
+    assert all(one.replayed for one in again.values())
+    assert {entry: unsettled(one.body) for entry, one in again.items()} == {
+        entry: unsettled(one.body) for entry, one in told.items()
     }
     assert up.json("verify")["entries"] == ENTRIES

@@ -405,9 +405,10 @@ def preview_series(series_id: str | None, **said: Any) -> None:
     """Show the next codes of a series, or the first ones of a definition that is checked and not created."""
     from seriatim import definitions
     from seriatim.http.fields import series_fields
+    from seriatim.store import now_ms
 
     if series_id is None:
-        preview = definitions.preview_new(series_fields(said))
+        preview = definitions.preview_new(series_fields(said), now_ms())
     elif any(value is not None for value in said.values()):
         raise errors.ConfigError("Name a series or give a definition, not both.")
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
@@ -23,7 +22,7 @@ from seriatim.allocator import Gate, Uninstalled
 from seriatim.errors import Conflict, Damaged, Invalid, NotFound, Stale, Unavailable
 from seriatim.formats import Preview
 from seriatim.model import Defaults, Numbering, Series, SeriesFields, Standing, shard_of
-from seriatim.store import NewSeries, Store
+from seriatim.store import NewSeries, Store, now_ms
 
 T = TypeVar("T")
 
@@ -156,8 +155,16 @@ class Definitions:
         except Unavailable:
             values, used = await asyncio.to_thread(self._store.counters, series), series.position > 0
             reached_ms = 0
-        today = formats.window(series.numbering.timezone, max(time.time_ns() // 1_000_000, reached_ms)).today
+        today = formats.window(series.numbering.timezone, max(await self.time(), reached_ms)).today
         return formats.preview(series.numbering, today, values, used=used)
+
+    async def time(self) -> int:
+        """Returns the time that documents get, in milliseconds; this machine's while Redis cannot be asked for it."""
+        try:
+            self._gate.require()
+            return await scripts.clock(self._client)
+        except Unavailable:
+            return now_ms()
 
     async def _view(self, series: Series) -> SeriesView:
         return (await self._views([series]))[0]
@@ -396,15 +403,15 @@ class Definitions:
             raise Damaged(f"Redis has lost the claims of company {company}.")
 
 
-def preview_new(fields: SeriesFields) -> Preview:
-    """Returns the first codes that a series would issue if it were created.
+def preview_new(fields: SeriesFields, time_ms: int) -> Preview:
+    """Returns the first codes that a series would issue if it were created at a time.
 
     Raises:
         Invalid: it would be refused.
     """
     numbering = _numbering(Numbering(), fields)
     formats.check(numbering)
-    today = formats.window(numbering.timezone, time.time_ns() // 1_000_000).today
+    today = formats.window(numbering.timezone, time_ms).today
     return formats.preview(numbering, today, {}, used=False)
 
 

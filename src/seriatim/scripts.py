@@ -384,6 +384,17 @@ async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[st
     return values, b"last_id" in content, int(content.get(b"last_time", 0))
 
 
+async def clock(client: redis.asyncio.Redis) -> int:
+    """Returns the time of the server, in milliseconds since 1970.
+
+    Raises:
+        Unavailable.
+    """
+    with translated():
+        seconds, microseconds = await client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 def _evaluate(
     client: redis.asyncio.Redis, name: str, keys: Sequence[str], standing: Standing, *arguments: str | bytes
 ) -> Awaitable[Any]:

@@ -302,7 +302,7 @@ class Sequence:
         await authenticate(request, self._authenticator, "read")
         body = decode(await read_body(request, self._body_bytes_max), _series_body)
         fields = _series_fields(body)
-        return _json(_preview_answer(await asyncio.to_thread(preview_new, fields)))
+        return _json(_preview_answer(await asyncio.to_thread(preview_new, fields, await self._definitions.time())))
 
     async def put_batch(self, request: Request) -> Response:
         """POST /series/{id}/entries: issues one contiguous run of numbers, or none."""
