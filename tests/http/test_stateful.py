@@ -150,6 +150,11 @@ class Machine(RuleBasedStateMachine):
     def pick(self, which: int) -> PlainSeries:
         return self.company.series[which % len(self.company.series)]
 
+    def pick_unused(self, which: int) -> PlainSeries:
+        """A series without entries, if there is one: what changes or goes is mostly such."""
+        unused = [series for series in self.company.series if not series.lines]
+        return unused[which % len(unused)] if unused and which % 4 else self.pick(which)
+
     def day(self, series: PlainSeries, drawn: int | str | None) -> str | None:
         if isinstance(drawn, int):
             return (series.today(self.clock_ms) + timedelta(days=drawn)).isoformat()
@@ -341,7 +346,7 @@ class Machine(RuleBasedStateMachine):
         reason=REASONS,
     )
     def skip(self, which: int, front: int, counter: int | str | None, ahead: int, reason: str) -> None:
-        series = self.pick(which)
+        series = self.pick(which) if which % 3 else self.pick_unused(which // 3)
         if isinstance(counter, int):
             counter = series.slow.counters[counter % len(series.slow.counters)]
         name = counter if counter in series.slow.counters else series.first_counter
@@ -372,7 +377,7 @@ class Machine(RuleBasedStateMachine):
     def create_or_delete_a_series(self, which: int, front: int, definition: dict[str, Any]) -> None:
         some, gone = len(self.company.series), [series.id for series in self.company.gone]
         if some == SERIES_MAX or (some > 1 and which % 2):
-            self.delete_series(front, self.pick(which // 2))
+            self.delete_series(front, self.pick_unused(which // 2))
         else:
             self.create_series(front, gone[-1] if gone and which % 3 == 0 else new_id(), definition)
 
@@ -386,7 +391,7 @@ class Machine(RuleBasedStateMachine):
 
     @step(which=WHICH, front=FRONTS, fields=CHANGES)
     def change_series(self, which: int, front: int, fields: dict[str, Any]) -> None:
-        series = self.pick(which)
+        series = self.pick(which) if "active" in fields else self.pick_unused(which)
         answer = self.ask(front, "PUT", f"/series/{series.id}", fields)
         self.compare(answer, lambda: self.company.change(series, fields))
         if answer.status == 200:
