@@ -21,7 +21,7 @@ from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any
 
-from faketime import library
+from faketime import environment, forget
 from seriatim import auth
 from seriatim.store import Store
 from stack import SERIATIM, Valkey, new_id, until
@@ -40,7 +40,6 @@ class Clocks:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._editions = 0
-        self._library = library()
         path.mkdir()
 
     def set(self, standing_ms: Mapping[str, int], running_ms: Mapping[str, int]) -> None:
@@ -59,12 +58,7 @@ class Clocks:
 
     def environment(self, name: str, outer: Mapping[str, str]) -> dict[str, str]:
         """What makes a process go by a clock."""
-        return dict(outer) | {
-            "LD_PRELOAD": str(self._library),
-            "FAKETIME_TIMESTAMP_FILE": str(self._path / "now" / name),
-            "FAKETIME_NO_CACHE": "1",
-            "TZ": "UTC",
-        }
+        return environment(self._path / "now" / name, outer)
 
 
 @dataclass(frozen=True)
@@ -138,6 +132,7 @@ class ClockedFront:
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        forget(self._process.pid)
 
     def stop(self) -> None:
         self._kill()
@@ -172,6 +167,7 @@ class ClockedWorker:
     def stop(self) -> None:
         self._process.kill()
         self._process.communicate()
+        forget(self._process.pid)
 
 
 class ClockedStack:
@@ -180,28 +176,23 @@ class ClockedStack:
     def __init__(self, path: Path) -> None:
         self._clocks = Clocks(path / "clocks")
         self.set_clocks(time.time_ns() // 1_000_000, [0, 0])
-        # Valkey's timers stand still with its clock. What it does by them, such as closing idle clients, nobody misses.
-        self.valkey = Valkey(path, environment=self._clocks.environment(SERVER, os.environ))
+        # Valkey's timers stand still too: while they run, its time creeps on by fractions of a millisecond. What it does
+        # by them, such as closing idle clients, nobody misses.
+        standing = self._clocks.environment(SERVER, os.environ)
+        del standing["FAKETIME_DONT_FAKE_MONOTONIC"]
+        self.valkey = Valkey(path, environment=standing)
         self.environment = self.valkey.directory.environment(os.environ) | {"SERIATIM_SHARDS": str(SHARDS)}
         self.store = Store(self.environment["SERIATIM_STORE_URL"])
         self.store.migrate()
         self.store.prepare(SHARDS)
-        self.fronts = [ClockedFront(self._timed(name), path / "fronts.log") for name in FRONTS]
+        self.fronts = [
+            ClockedFront(self._clocks.environment(name, self.environment), path / "fronts.log") for name in FRONTS
+        ]
         for front in self.fronts:
             front.start()
-        self._worker = ClockedWorker(self._timed(WORKER), path / "worker.log")
+        self._worker = ClockedWorker(self._clocks.environment(WORKER, self.environment), path / "worker.log")
         for front in self.fronts:
             front.ready()
-
-    def _timed(self, clock: str) -> dict[str, str]:
-        """The environment of a Python process that goes by a clock.
-
-        Its timers go by the monotonic clock, which must run on while the other stands still or jumps. time.sleep fails
-        in such a process; the product calls it in a front or worker only when two meet a new server at once, and tries
-        again a second later.
-        """
-        more = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
-        return self._clocks.environment(clock, self.environment) | more
 
     def set_clocks(self, now_ms: int, skews_ms: Sequence[int]) -> None:
         """Sets the clock of Valkey and the worker, and those of the fronts to so much more."""
@@ -225,3 +216,4 @@ class ClockedStack:
             front.stop()
         self.store.close()
         self.valkey.kill()
+        forget(self.valkey.process.pid)

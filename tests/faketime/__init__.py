@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,17 +32,22 @@ class Clock:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of this process, with what makes a process go by this clock."""
-        path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-        return dict(os.environ) | {
-            "LD_PRELOAD": str(library()),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # or Python threads that wait for one another spin
-            "NO_FAKE_STAT": "1",  # or Python takes its compiled files for old ones
-            "PYTHONPATH": path,  # for sitecustomize.py, beside this file
-            "TZ": "UTC",
-        }
+        return environment(self._file, os.environ)
+
+
+def environment(file: Path, outer: Mapping[str, str]) -> dict[str, str]:
+    """Returns `outer` with what makes a process go by the clock that a file keeps."""
+    path = os.pathsep.join(filter(None, [str(HERE), outer.get("PYTHONPATH")]))
+    return dict(outer) | {
+        "LD_PRELOAD": str(library()),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # or Python threads that wait for one another spin
+        "NO_FAKE_STAT": "1",  # or Python takes its compiled files for old ones
+        "PYTHONPATH": path,  # for sitecustomize.py, beside this file
+        "TZ": "UTC",
+    }
 
 
 def forget(pid: int) -> None:
