@@ -571,8 +571,10 @@ def test_any_json_with_any_byte_changed(lasting: Subject, data: st.DataObject, b
 def test_any_series_at_all(lasting: Subject, body: Any) -> None:
     client, series = lasting.client, new_id()
     answer = client.put(f"{BASE}/series/{series}", content=json.dumps(body).encode())
-    if answer.status_code == 200:
+    if answer.status_code == 200 and answer.json()["active"]:
         assert put_entry(client, series)["position"] == 1
+    elif answer.status_code == 200:
+        check_refused(client.put(f"{BASE}/series/{series}/entries/{new_id()}"), 409)
     else:
         assert answer.status_code in {400, 422}
         check_refused(answer, answer.status_code, *answer.json().get("fields", {}))

@@ -212,7 +212,7 @@ def test_a_void_keeps_the_number_and_the_first_reason(shared_up: Up, client: htt
         assert replay.headers["Idempotent-Replayed"] == "true"
         shown = [client.get(entry_path(series, ids[1])).json(), replay.json(), list_entries(client, series)[1]]
         assert [entry["void"]["reason"] for entry in shown] == ["wrong customer"] * 3
-        assert all("sig" in entry["void"] for entry in shown) is settled
+        assert not settled or all("sig" in entry["void"] for entry in shown)
         assert ["void" in entry for entry in list_entries(client, series)] == [False, True, False]
     assert claims(shown[0]["void"]["sig"])["voids"] == 2
     assert put_entry(client, series)["code"] == "V-4"
