@@ -176,8 +176,8 @@ class ClockedStack:
     def __init__(self, path: Path) -> None:
         self._clocks = Clocks(path / "clocks")
         self.set_clocks(time.time_ns() // 1_000_000, [0, 0])
-        # Valkey's timers stand still too: while they run, its time creeps on by fractions of a millisecond. What it does
-        # by them, such as closing idle clients, nobody misses.
+        # Valkey's timers stand still too: while they run, its time creeps on by fractions of a millisecond. What it
+        # does by them, such as closing idle clients, nobody misses.
         standing = self._clocks.environment(SERVER, os.environ)
         del standing["FAKETIME_DONT_FAKE_MONOTONIC"]
         self.valkey = Valkey(path, environment=standing)

@@ -353,7 +353,8 @@ def _in_list(error: SeriatimError, number: int) -> SeriatimError:
     """Returns the refusal of an order as that of its batch."""
     if isinstance(error, Invalid):
         return Invalid({f"list[{number}].{name}": why for name, why in error.fields.items()})
-    error.fields = {f"list[{number}]": error.message}
+    if not isinstance(error, Unavailable):  # for which no element is to blame
+        error.fields = {f"list[{number}]": error.message}
     return error
 
 
