@@ -196,9 +196,10 @@ class Machine(RuleBasedStateMachine):
         self.asked.append((series, wish))
         issued = self.compare(answer, lambda: series.put(wish, self.clock_ms))
         if issued:
-            self.check_issued(series, *issued, answer)
+            line, replayed = issued
+            self.check_issued(answer, series, line, replayed=replayed)
 
-    def check_issued(self, series: PlainSeries, line: Line, replayed: bool, answer: Answer) -> None:  # noqa: FBT001 -- as the model says
+    def check_issued(self, answer: Answer, series: PlainSeries, line: Line, *, replayed: bool) -> None:
         self.check_line(series, line, answer.content)
         assert answer.headers.get("Idempotent-Replayed") == ("true" if replayed else None)
         self.seen["replayed" if replayed else "issued"] += 1
@@ -316,8 +317,9 @@ class Machine(RuleBasedStateMachine):
         self.asked_by_type.append((kind, wish))
         issued = self.compare(answer, lambda: self.company.put_default(kind, wish, self.clock_ms))
         if issued:
-            self.asked.append((issued[0], wish))
-            self.check_issued(*issued, answer)
+            series, line, replayed = issued
+            self.asked.append((series, wish))
+            self.check_issued(answer, series, line, replayed=replayed)
 
     @step(which=WHICH, front=FRONTS, day=st.sampled_from(NO_DATES))
     def ask_wrongly(self, which: int, front: int, day: str) -> None:
