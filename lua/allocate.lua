@@ -180,13 +180,14 @@ local function answer(state, rendering, tag, meta, signature)
   return refusal(state, rendering[1]) or issue(state, rendering, tag, meta, signature)
 end
 
--- Forgets the counters of periods that are over: dates of a strict series do not go back to them.
+-- Forgets the counters of periods that are over: dates of a strict series do not go back to them. A later period may
+-- have been raised by a skip already; the names of periods sort by time.
 local function forget(state)
   for field in pairs(state.raised) do
     local counter = string.match(field, '^%a+:')
     if counter and not state.known[field] then
       for _, old in ipairs(redis.call('HKEYS', state.key)) do
-        if string.sub(old, 1, #counter) == counter and not state.raised[old] then
+        if string.sub(old, 1, #counter) == counter and old < field and not state.raised[old] then
           redis.call('HDEL', state.key, old)
         end
       end

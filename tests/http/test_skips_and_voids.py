@@ -181,6 +181,22 @@ def test_a_skip_fixes_the_numbering_and_is_possible_while_the_series_is_inactive
     assert put_entry(client, series)["code"] == "A-5"
 
 
+def test_a_skip_of_today_holds_although_the_first_document_is_of_the_past(shared_up: Up, client: httpx.Client) -> None:
+    # Given a strict series without entries, of which today's first numbers are left out
+    series = put_series(client, format="%incDaily%/%yearLong%%month%%day%")
+    said = skip(client, series, 5).json()
+    assert (said["from"], said["to"]) == (1, 4)
+
+    # When its first document is of a day that is over, and the next of today
+    assert put_entry(client, series, date="2025-12-31")["code"] == "1/20251231"
+    today = put_entry(client, series)
+
+    # Then today's number is the one behind those that were left out
+    assert today["number"] == 5
+    shared_up.settled()
+    assert shared_up.json("verify", "--series", series)["sound"] is True
+
+
 # voids ------------------------------------------------------------------------------------------------------------
 
 
