@@ -92,3 +92,15 @@ def test_periods_are_reported_in_order_and_each_begins_with_one_but_the_first() 
         ("2026", 5, 6, []),
         ("2027", 1, 3, [(2, 2)]),
     ]
+
+
+def test_a_period_that_a_skip_began_before_the_first_entry_begins_with_start() -> None:
+    # Given a series that starts at 7, of whose second period 7 to 9 were skipped before anything was issued
+    report = Report(Numbering(start=7), None, None)
+    report.add(1, (Counted("incYearly", "2026", 7),), "2026-12-31", void=False)
+    report.add(2, (Counted("incYearly", "2027", 10),), "2027-01-01", void=False)
+    begun = Skip("", 0, 1, "incYearly", "2027", 7, 9, "why", "who", int(FEBRUARY.timestamp() * 1000))
+    report.skip(begun)
+
+    # Then nothing is missing in either
+    assert [(line.period, line.missing) for line in report.lines()] == [("2026", []), ("2027", [])]

@@ -69,11 +69,10 @@ class Report:
     def lines(self) -> list[Line]:
         """Returns the report, by counter and period."""
         for line in self._lines.values():
-            explained = [
-                (skip.first, skip.last)
-                for skip in self._skips
-                if (skip.counter, skip.period) == (line.counter, line.period)
-            ]
+            of_line = [skip for skip in self._skips if (skip.counter, skip.period) == (line.counter, line.period)]
+            explained = [(skip.first, skip.last) for skip in of_line]
+            if any(skip.position == 0 for skip in of_line):  # it began with `start`, though it was not the first used
+                explained.append((1, self._begin - 1))
             line.missing = [left for gap in line.missing for left in _without(gap, explained)]
         return sorted(self._lines.values(), key=lambda line: (line.counter, line.period))
 
