@@ -217,9 +217,7 @@ local function write(state, id)
   if state.strict then
     forget(state)
   end
-  for from = 1, #changes, 1000 do -- what Lua's stack can hold
-    redis.call('HSET', state.key, unpack(changes, from, math.min(from + 999, #changes)))
-  end
+  index.call_sliced('HSET', state.key, changes)
   redis.call('SADD', KEYS[2], id)
 end
 

@@ -9,21 +9,21 @@
 -- Replies {'stale'}, {'missing'}, {'version'} (another change came first), {'changing', for ms}, {'used'} (there
 -- are records), or {'ok'}.
 
-local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation')
-if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
+-- @include series.lua
+
+if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
   return { 'stale' }
 end
-local series = redis.call('HMGET', KEYS[2], 'version', 'position', 'changing', 'after')
-local time = redis.call('TIME')
-local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-if not series[1] then
+local known = redis.call('HMGET', KEYS[2], 'version', 'position', 'changing', 'after')
+local now_ms = series.clock_ms()
+if not known[1] then
   return { 'missing' }
-elseif series[3] then
-  return { 'changing', now_ms - tonumber(series[3]) }
-elseif series[1] ~= ARGV[3] then
+elseif known[3] then
+  return { 'changing', now_ms - tonumber(known[3]) }
+elseif known[1] ~= ARGV[3] then
   return { 'version' }
-elseif ARGV[4] == '1' and (series[2] ~= '0' or series[4] ~= '0') then
+elseif ARGV[4] == '1' and (known[2] ~= '0' or known[4] ~= '0') then
   return { 'used' }
 end
-redis.call('HSET', KEYS[2], 'changing', string.format('%.0f', now_ms))
+redis.call('HSET', KEYS[2], 'changing', series.text(now_ms))
 return { 'ok' }

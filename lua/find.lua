@@ -9,9 +9,9 @@
 -- the outbox's flat list of fields, empty when the record is settled.
 
 -- @include index.lua
+-- @include series.lua
 
-local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation')
-if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
+if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
   return { 'stale' }
 end
 local position = redis.call('HGET', KEYS[2], 'position')
@@ -25,6 +25,6 @@ elseif not value then
   return { 'unknown' }
 end
 local _, at = index.unpack(value)
-local place = string.format('%.0f', at)
+local place = series.text(at)
 local found = redis.call('XRANGE', KEYS[3], place .. '-0', place .. '-0')
 return { 'found', at, found[1] and found[1][2] or {}, redis.call('HGET', KEYS[4] .. ':voids', place) or '' }

@@ -88,7 +88,7 @@ function index.can_grow(prefix, before, after)
 end
 
 -- Pushes pairs or fields in slices that Lua's stack can hold.
-local function call_sliced(command, key, arguments)
+function index.call_sliced(command, key, arguments)
   for from = 1, #arguments, 1000 do
     redis.call(command, key, unpack(arguments, from, math.min(from + 999, #arguments)))
   end
@@ -105,8 +105,8 @@ local function split(prefix, buckets)
       table.insert(gone, content[i])
     end
   end
-  call_sliced('HSET', bucket_key(prefix, created), moved)
-  call_sliced('HDEL', bucket_key(prefix, source), gone)
+  index.call_sliced('HSET', bucket_key(prefix, created), moved)
+  index.call_sliced('HDEL', bucket_key(prefix, source), gone)
 end
 
 -- Adds an id to an index of `before` entries, which can_grow has allowed.

@@ -12,8 +12,9 @@
 -- Replies 'stale', 'missing' (to be opened, but not installed), 'damaged' (no series hash, yet other keys of the
 -- series), or 'ok'.
 
-local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation')
-if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
+-- @include series.lua
+
+if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
   return 'stale'
 end
 local version = redis.call('HGET', KEYS[2], 'version')

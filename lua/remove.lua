@@ -7,12 +7,13 @@
 --
 -- Replies 'stale', 'used', or 'ok'.
 
-local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation')
-if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
+-- @include series.lua
+
+if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
   return 'stale'
 end
-local series = redis.call('HMGET', KEYS[2], 'position', 'after')
-if series[1] and (series[1] ~= '0' or series[2] ~= '0') then
+local known = redis.call('HMGET', KEYS[2], 'position', 'after')
+if known[1] and (known[1] ~= '0' or known[2] ~= '0') then
   return 'used'
 end
 redis.call('DEL', KEYS[2], KEYS[3])

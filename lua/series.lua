@@ -1,4 +1,5 @@
--- series.lua: a series as the scripts see it that add records to it: its state, its next numbers, its outbox.
+-- series.lua: what scripts share: whether they may go on, the server's time, and of a series that records are added
+-- to its state, its next numbers and its outbox.
 
 local series = {} -- luacheck: ignore 241 (the scripts that include this file use it)
 local COUNTER_MAX = 9007199254740991
@@ -7,11 +8,21 @@ function series.text(number)
   return string.format('%.0f', number)
 end
 
+-- The server's time, in ms.
+function series.clock_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Whether a caller's epoch and generation are those of the shard.
+function series.is_current(key, epoch, generation)
+  local shard = redis.call('HMGET', key, 'epoch', 'generation')
+  return shard[1] == epoch and shard[2] == generation
+end
+
 -- Answers the shard's backlog and the server's time in ms; or nothing, and the word why no script may go on.
 function series.enter(key, epoch, generation)
   local shard = redis.call('HMGET', key, 'epoch', 'generation', 'backlog', 'halted')
-  local time = redis.call('TIME')
-  local clock_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   if not shard[1] or not shard[2] or not shard[3] then
     return nil, 'lost'
   elseif shard[4] then
@@ -19,7 +30,7 @@ function series.enter(key, epoch, generation)
   elseif shard[1] ~= epoch or shard[2] ~= generation then
     return nil, 'stale'
   end
-  return tonumber(shard[3]), clock_ms
+  return tonumber(shard[3]), series.clock_ms()
 end
 
 -- Reads a series and cross-checks its outbox. Answers its state; or nothing, and the reply that refuses requests.

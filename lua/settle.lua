@@ -8,30 +8,30 @@
 --
 -- Replies {'stale'}, {'damaged', what}, or {'ok', records dropped, records left}.
 
-local function text(number)
-  return string.format('%.0f', number)
-end
+-- @include series.lua
+
+local text = series.text
 
 local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'backlog')
 if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
   return { 'stale' }
 end
 local upto, k = tonumber(ARGV[4]), tonumber(ARGV[5])
-local series = redis.call('HMGET', KEYS[3], 'position', 'settled', 'records', 'after')
-if not series[1] then
+local known = redis.call('HMGET', KEYS[3], 'position', 'settled', 'records', 'after')
+if not known[1] then
   return { 'damaged', 'the series hash is missing' }
-elseif upto > tonumber(series[1]) or (upto == tonumber(series[1]) and k > tonumber(series[4])) then
-  return { 'damaged', 'the store is at ' .. ARGV[4] .. '-' .. ARGV[5] .. ', beyond ' .. series[1] .. '-' .. series[4] }
+elseif upto > tonumber(known[1]) or (upto == tonumber(known[1]) and k > tonumber(known[4])) then
+  return { 'damaged', 'the store is at ' .. ARGV[4] .. '-' .. ARGV[5] .. ', beyond ' .. known[1] .. '-' .. known[4] }
 end
 local length = redis.call('XLEN', KEYS[4])
 local dirty = redis.call('SCARD', KEYS[2])
-if length ~= tonumber(series[3]) or (length > 0 and dirty == 0) then
-  return { 'damaged', 'the outbox holds ' .. length .. ' records instead of ' .. series[3] }
+if length ~= tonumber(known[3]) or (length > 0 and dirty == 0) then
+  return { 'damaged', 'the outbox holds ' .. length .. ' records instead of ' .. known[3] }
 end
 
 local dropped = redis.call('XTRIM', KEYS[4], 'MINID', '=', text(upto) .. '-' .. text(k + 1))
 local left = length - dropped
-redis.call('HSET', KEYS[3], 'settled', text(math.max(upto, tonumber(series[2]))), 'records', text(left))
+redis.call('HSET', KEYS[3], 'settled', text(math.max(upto, tonumber(known[2]))), 'records', text(left))
 redis.call('HSET', KEYS[1], 'backlog', text(tonumber(shard[3]) - dropped))
 if left == 0 then
   redis.call('DEL', KEYS[4])

@@ -217,7 +217,7 @@ class Allocator:
             if answered.replies[0][0] != b"window" or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
                 break
             now_ms = answered.replies[0][1]
-        self._note(series, answered)
+        self._wake(series.shard, answered)
         match answered.replies[0]:
             case [b"skipped", position, k, field, first, last, created_at]:
                 counter, _, period = field.decode().partition(":")
@@ -241,7 +241,7 @@ class Allocator:
         answered = await scripts.void(
             self._client, self._gate.require(), series, entry_id, why=why, backlog_max=self._backlog_max
         )
-        self._note(series, answered)
+        self._wake(series.shard, answered)
         match answered.replies[0]:
             case [b"voided", position, packed]:
                 return keyspace.unpack_void(series.id, position, packed)
@@ -250,9 +250,9 @@ class Allocator:
             case reply:
                 raise _refusal(reply, series)
 
-    def _note(self, series: Series, answered: scripts.Allocated) -> None:
+    def _wake(self, shard: int, answered: scripts.Allocated) -> None:
         if answered.turned_dirty:
-            self._on_dirty(series.shard)
+            self._on_dirty(shard)
 
     def _lane(self, shard: int) -> _Lane:
         lane = self._lanes.get(shard)
@@ -286,31 +286,19 @@ class Allocator:
     async def _call(self, lane: _Lane, shard: int, taken: list[_Request], *, batch: bool) -> None:
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
-        times_ms: dict[str, int] = {}
-        for request in taken:
-            name = request.series.id
-            times_ms[name] = max(times_ms.get(name, local_ms + self._skew_ms), request.now_ms)
-        groups: dict[str, scripts.Group] = {}
         members: dict[str, list[_Request]] = {}
         for request in taken:
-            name = request.series.id
-            if name not in groups:
-                today = window(request.series.numbering.timezone, times_ms[name])
-                groups[name] = scripts.Group(request.series, today)
-                members[name] = []
-            order = request.order
-            groups[name].add(order.day, (order.tag, order.meta, order.sig), claimed=order.claimed)
-            members[name].append(request)
+            members.setdefault(request.series.id, []).append(request)
+        groups = [_group(requests, local_ms + self._skew_ms) for requests in members.values()]
         allocated = await scripts.allocate(
-            self._client, standing, shard, list(groups.values()), backlog_max=self._backlog_max, atomic=batch
+            self._client, standing, shard, groups, backlog_max=self._backlog_max, atomic=batch
         )
         self._skew_ms = allocated.now_ms - local_ms
-        if allocated.turned_dirty:
-            self._on_dirty(shard)
+        self._wake(shard, allocated)
         if batch:
             self._answer_batch(lane, shard, taken, allocated.replies)
             return
-        ordered = [request for group in members.values() for request in group]
+        ordered = [request for requests in members.values() for request in requests]
         for request, reply in zip(ordered, allocated.replies, strict=True):
             self._answer(lane, shard, request, reply)
 
@@ -347,6 +335,17 @@ class Allocator:
         request.tries += 1
         request.now_ms = reply[1]
         return True
+
+
+def _group(requests: list[_Request], now_ms: int) -> scripts.Group:
+    """Returns the requests of one series as they go into a call, at the time that it is there."""
+    series = requests[0].series
+    now_ms = max(now_ms, *(request.now_ms for request in requests))
+    group = scripts.Group(series, window(series.numbering.timezone, now_ms))
+    for request in requests:
+        order = request.order
+        group.add(order.day, (order.tag, order.meta, order.sig), claimed=order.claimed)
+    return group
 
 
 def _in_list(error: SeriatimError, number: int) -> SeriatimError:

@@ -414,8 +414,7 @@ def preview_series(series_id: str | None, **said: Any) -> None:
     else:
         preview = asyncio.run(_preview_series(_series(_store(), series_id)))
     after = [f"after the coming change of {what}, {day}: {code}" for what, (day, code) in preview.after.items()]
-    value = {"next": preview.next, "after": {what: {"date": d, "code": c} for what, (d, c) in preview.after.items()}}
-    _output().show(value, "\n".join([*preview.next, *after]))
+    _output().show(preview.shown(), "\n".join([*preview.next, *after]))
 
 
 async def _preview_series(one: Any) -> Any:

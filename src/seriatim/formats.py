@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from functools import cache, lru_cache
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
@@ -351,6 +351,11 @@ class Preview(msgspec.Struct, frozen=True):
 
     next: tuple[str, ...]
     after: dict[str, tuple[str, str]]
+
+    def shown(self) -> dict[str, Any]:
+        """Returns it as it is shown: plain values with names."""
+        after = {what: {"date": day, "code": code} for what, (day, code) in self.after.items()}
+        return {"next": self.next, "after": after}
 
 
 def preview(

@@ -27,6 +27,7 @@ from seriatim.model import (
     Record,
     Series,
     Skip,
+    Standing,
     Void,
     Why,
     fingerprint,
@@ -361,22 +362,21 @@ class Ledger:
             return {note.voids for note in await asyncio.to_thread(self._store.notes, series) if isinstance(note, Void)}
 
     async def _find(self, series: Series, entry_id: str) -> scripts.Found | None:
+        return await self._met(lambda standing: scripts.find(self._client, standing, series, entry_id))
+
+    async def _outbox_after(self, series: Series, place: Place, limit: int) -> Outbox:
+        try:
+            self._gate.require()
+        except Halted:  # reads go on with what the store holds
+            return Outbox([], voids=False)
+        return await self._met(lambda standing: scripts.outbox_after(self._client, standing, series, place, limit))
+
+    async def _met(self, ask: Callable[[Standing], Awaitable[T]]) -> T:
+        """Asks Redis, again when another server answers, which is then met."""
         for _ in range(TRIES_MAX):
             standing = self._gate.require()
             try:
-                return await scripts.find(self._client, standing, series, entry_id)
-            except Stale:
-                await self._warden.meet(standing)
-        raise Stale
-
-    async def _outbox_after(self, series: Series, place: Place, limit: int) -> Outbox:
-        for _ in range(TRIES_MAX):
-            try:
-                standing = self._gate.require()
-            except Halted:  # reads go on with what the store holds
-                return Outbox([], voids=False)
-            try:
-                return await scripts.outbox_after(self._client, standing, series, place, limit)
+                return await ask(standing)
             except Stale:
                 await self._warden.meet(standing)
         raise Stale
@@ -392,9 +392,12 @@ def _with_void(entry: Entry, void: Void | None) -> Entry:
 
 
 def _check_days(numbering: Numbering, wanted: Sequence[Wanted], *, batch: bool) -> None:
+    dated = [(number, one.day) for number, one in enumerate(wanted) if one.day is not None]
+    if not dated:
+        return
     first = formats.first_day(numbering)
-    for number, one in enumerate(wanted):
-        if one.day is not None and not first <= one.day <= formats.LAST_DAY:
+    for number, day in dated:
+        if not first <= day <= formats.LAST_DAY:
             name = f"list[{number}].date" if batch else "date"
             raise Invalid({name: f"must be {first} to {formats.LAST_DAY} in this series"})
 

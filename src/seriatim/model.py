@@ -134,12 +134,22 @@ class Why(msgspec.Struct, frozen=True):
     actor: str
 
 
-class Void(msgspec.Struct, frozen=True):
-    """An entry's number is used and the document is not valid; recorded as the `k`th after entry `position`."""
+class Note(msgspec.Struct, frozen=True):
+    """A record that is no entry: the `k`th after entry `position`."""
 
     series: str
     position: int
     k: int
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the chain."""
+        return self.position, self.k
+
+
+class Void(Note, frozen=True):
+    """An entry's number is used and the document is not valid."""
+
     voids: int
     """Position of the entry."""
     reason: str
@@ -148,18 +158,10 @@ class Void(msgspec.Struct, frozen=True):
     receipt: str | None = None
     settled_at: int | None = None
 
-    @property
-    def place(self) -> Place:
-        """Where it stands in the chain."""
-        return self.position, self.k
 
+class Skip(Note, frozen=True):
+    """Numbers that a counter left out, both ends included."""
 
-class Skip(msgspec.Struct, frozen=True):
-    """Numbers that a counter left out, both ends included; recorded as the `k`th after entry `position`."""
-
-    series: str
-    position: int
-    k: int
     counter: str
     period: str
     first: int
@@ -169,11 +171,6 @@ class Skip(msgspec.Struct, frozen=True):
     created_at: int
     receipt: str | None = None
     settled_at: int | None = None
-
-    @property
-    def place(self) -> Place:
-        """Where it stands in the chain."""
-        return self.position, self.k
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ Stale, and the caller meets the server anew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import cache
@@ -185,18 +185,8 @@ async def allocate(  # noqa: PLR0913 -- two of them are named
         keys += (series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name))
         for request in group.requests:
             arguments += request
-    with translated():
-        reply = await client.evalsha(
-            script("allocate").sha,
-            len(keys),
-            *keys,
-            standing.epoch,
-            str(standing.generation),
-            str(backlog_max),
-            str(int(atomic)),
-            _pack([group.head() for group in groups]),
-            *arguments,
-        )
+    head = _pack([group.head() for group in groups])
+    reply = await _evaluate(client, "allocate", keys, standing, str(backlog_max), str(int(atomic)), head, *arguments)
     return _answered(reply)
 
 
@@ -230,8 +220,7 @@ async def skip(  # noqa: PLR0913 -- as its script takes them
     today = _rendering(series.numbering, window.today)
     head = _pack((name, series.version, _rules(series.numbering, window), today))
     arguments = (str(backlog_max), head, str(counter), str(to), why.reason, why.actor)
-    with translated():
-        return _answered(await _evaluate(client, "skip", keys, standing, *arguments))
+    return _answered(await _evaluate(client, "skip", keys, standing, *arguments))
 
 
 async def void(  # noqa: PLR0913 -- as its script takes them
@@ -251,8 +240,7 @@ async def void(  # noqa: PLR0913 -- as its script takes them
     shard, name = series.shard, series.id
     keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
     arguments = (str(backlog_max), name, uuid_bytes(entry_id), why.reason, why.actor)
-    with translated():
-        return _answered(await _evaluate(client, "void", (*keys, index_prefix(shard, name)), standing, *arguments))
+    return _answered(await _evaluate(client, "void", (*keys, index_prefix(shard, name)), standing, *arguments))
 
 
 async def claim(  # noqa: PLR0913 -- as its script takes them
@@ -264,8 +252,7 @@ async def claim(  # noqa: PLR0913 -- as its script takes them
         Stale, Halted, Damaged, Unavailable.
     """
     keys = (shard_key(shard), company_key(shard, company), claims_prefix(shard, company))
-    with translated():
-        reply = await _evaluate(client, "claim", keys, standing, uuid_bytes(entry_id), kind)
+    reply = await _evaluate(client, "claim", keys, standing, uuid_bytes(entry_id), kind)
     match reply:
         case [b"claimed", series]:
             return "claimed", uuid_text(series)
@@ -297,8 +284,7 @@ async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, 
     """
     shard, name = series.shard, series.id
     keys = (shard_key(shard), series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name))
-    with translated():
-        reply = await _evaluate(client, "find", keys, standing, uuid_bytes(entry_id))
+    reply = await _evaluate(client, "find", keys, standing, uuid_bytes(entry_id))
     match reply:
         case [b"found", position, record, voided]:
             pairs = dict(zip(record[::2], record[1::2], strict=True))
@@ -395,11 +381,12 @@ async def clock(client: redis.asyncio.Redis) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def _evaluate(
+async def _evaluate(
     client: redis.asyncio.Redis, name: str, keys: Sequence[str], standing: Standing, *arguments: str | bytes
-) -> Awaitable[Any]:
+) -> Any:
     said = (standing.epoch, str(standing.generation), *arguments)
-    return client.evalsha(script(name).sha, len(keys), *keys, *said)
+    with translated():
+        return await client.evalsha(script(name).sha, len(keys), *keys, *said)
 
 
 # synchronous: what workers, start-up and changes of definitions call ----------------------------------------------

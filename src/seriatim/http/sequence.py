@@ -23,7 +23,7 @@ from seriatim.errors import (
     SeriatimError,
     Unauthorized,
 )
-from seriatim.formats import Preview, template
+from seriatim.formats import template
 from seriatim.http.edge import authenticate, decode, read_body, route
 from seriatim.http.fields import check_day, check_meta, check_reason, check_sig, check_type, series_fields
 from seriatim.ledger import Ledger, Wanted
@@ -295,14 +295,14 @@ class Sequence:
         """GET /series/{id}/preview: the next codes."""
         principal = await authenticate(request, self._authenticator, "read")
         series_id = parse_uuid(request.path_params["series_id"], "series")
-        return _json(_preview_answer(await self._definitions.preview(principal.company, series_id)))
+        return _json((await self._definitions.preview(principal.company, series_id)).shown())
 
     async def preview_new(self, request: Request) -> Response:
         """POST /series/preview: the first codes of a series that is checked and not created."""
         await authenticate(request, self._authenticator, "read")
         body = decode(await read_body(request, self._body_bytes_max), _series_body)
         fields = _series_fields(body)
-        return _json(_preview_answer(await asyncio.to_thread(preview_new, fields, await self._definitions.time())))
+        return _json((await asyncio.to_thread(preview_new, fields, await self._definitions.time())).shown())
 
     async def put_batch(self, request: Request) -> Response:
         """POST /series/{id}/entries: issues one contiguous run of numbers, or none."""
@@ -344,30 +344,26 @@ class Sequence:
         """PUT /series/{id}/entries/{id}: issues the next number, or answers what the id was issued."""
         principal = await authenticate(request, self._authenticator, "allocate")
         series_id = parse_uuid(request.path_params["series_id"], "series")
-        entry_id = _own_uuid(request.path_params["entry_id"])
-        body = decode(await read_body(request, self._body_bytes_max), _entry_body)
-        _check_same_id(body.id, entry_id)
-        wrong: dict[str, str] = {}
-        wanted = _wanted(entry_id, body, wrong, "")
-        if wrong:
-            raise Invalid(wrong)
-        entry, replayed = await self._ledger.put_entry(principal.company, series_id, wanted)
-        return _json(_entry_answer(entry), headers={"Idempotent-Replayed": "true"} if replayed else {})
+        wanted = await self._read_entry(request, {})
+        return _issued(*await self._ledger.put_entry(principal.company, series_id, wanted))
 
     async def put_default_entry(self, request: Request) -> Response:
         """PUT /entries/{id}?type=: as put_entry, in the company's default series of that type."""
         principal = await authenticate(request, self._authenticator, "allocate")
-        entry_id = _own_uuid(request.path_params["entry_id"])
         kind = request.query_params.get("type") or "invoice"
+        wanted = await self._read_entry(request, check_type(kind))
+        return _issued(*await self._ledger.put_default_entry(principal.company, kind, wanted))
+
+    async def _read_entry(self, request: Request, also_wrong: dict[str, str]) -> Wanted:
+        entry_id = _own_uuid(request.path_params["entry_id"])
         body = decode(await read_body(request, self._body_bytes_max), _entry_body)
         _check_same_id(body.id, entry_id)
         wrong: dict[str, str] = {}
         wanted = _wanted(entry_id, body, wrong, "")
-        wrong |= check_type(kind)
+        wrong |= also_wrong
         if wrong:
             raise Invalid(wrong)
-        entry, replayed = await self._ledger.put_default_entry(principal.company, kind, wanted)
-        return _json(_entry_answer(entry), headers={"Idempotent-Replayed": "true"} if replayed else {})
+        return wanted
 
     async def void(self, request: Request) -> Response:
         """POST /series/{id}/entries/{id}/void: the number stays used."""
@@ -412,11 +408,6 @@ def _skip_answer(skip: Skip) -> dict[str, Any]:
 
 def _void_answer(void: Void) -> VoidAnswer:
     return VoidAnswer(void.reason, void.actor, timestamp(void.created_at), void.receipt)
-
-
-def _preview_answer(preview: Preview) -> dict[str, Any]:
-    after = {what: {"date": day, "code": code} for what, (day, code) in preview.after.items()}
-    return {"next": preview.next, "after": after}
 
 
 def _own_uuid(text: str) -> str:
@@ -514,6 +505,10 @@ def _entry_answer(entry: Entry) -> EntryAnswer:
         previous_id=entry.previous_id,
         void=_void_answer(entry.void) if entry.void else None,
     )
+
+
+def _issued(entry: Entry, replayed: bool) -> Response:  # noqa: FBT001 -- as the ledger answers
+    return _json(_entry_answer(entry), headers={"Idempotent-Replayed": "true"} if replayed else {})
 
 
 def _updated_at(entry: Entry) -> int:
