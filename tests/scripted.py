@@ -28,6 +28,7 @@ def make_series(*, version: int = 1, active: bool = True, start: int | None = No
     return Series(
         pk=1,
         id=new_id(),
+        ordinal=1,
         company=new_id(),
         type="invoice",
         name="",

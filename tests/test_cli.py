@@ -111,6 +111,7 @@ def test_a_key_is_created_shown_once_listed_and_revoked(shared_up: Up) -> None:
     assert listed[made["id"]] == {
         "id": made["id"],
         "company": company,
+        "companies": [company],
         "scopes": ["read", "allocate"],
         "revoked": True,
     }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from seriatim.formats import (
     NO_LIMIT,
+    Coming,
     Part,
     Preview,
     Window,
@@ -419,7 +420,7 @@ def test_a_preview_shows_what_is_issued_then(data: st.DataObject) -> None:
         "fiscal_year": first_after(today, f"-{start}"),
     }
     expected = {what: day for what, day in coming.items() if day.year < 2100}
-    assert shown.after == {what: (str(day), slow_after_history().issue(day)) for what, day in expected.items()}
+    assert shown.after == {what: Coming(str(day), slow_after_history().issue(day)) for what, day in expected.items()}
 
 
 def test_a_preview_of_a_new_series_begins_with_start_and_of_a_used_one_goes_on() -> None:
@@ -433,13 +434,13 @@ def test_a_preview_of_a_new_series_begins_with_start_and_of_a_used_one_goes_on()
 
     # Then `start` is the first period's, whichever that will be, and the next one begins with 1
     assert unused.next == ("25-26/0500", "25-26/0501")
-    assert unused.after["fiscal_year"] == unused.after["day"] == ("2026-04-01", "26-27/0500")
+    assert unused.after["fiscal_year"] == unused.after["day"] == Coming("2026-04-01", "26-27/0500")
     assert used.next == ("25-26/0502", "25-26/0503")
     assert used.after == {
-        "day": ("2026-04-01", "26-27/0001"),
-        "month": ("2026-04-01", "26-27/0001"),
-        "year": ("2027-01-01", "26-27/0001"),
-        "fiscal_year": ("2026-04-01", "26-27/0001"),
+        "day": Coming("2026-04-01", "26-27/0001"),
+        "month": Coming("2026-04-01", "26-27/0001"),
+        "year": Coming("2027-01-01", "26-27/0001"),
+        "fiscal_year": Coming("2026-04-01", "26-27/0001"),
     }
 
 
@@ -456,14 +457,14 @@ def test_a_preview_ends_where_counters_or_the_length_end() -> None:
     shown = preview(too_long, today, {"incYearly:2026": 8}, used=True)
     assert shown.next == ("2026-9",)
     shown = preview(too_long, today, {"incYearly:2026": 9}, used=True)
-    assert (shown.next, shown.after["year"]) == ((), ("2027-01-01", "2027-1"))
+    assert (shown.next, shown.after["year"]) == ((), Coming("2027-01-01", "2027-1"))
 
 
 def test_a_preview_shows_no_date_after_the_last() -> None:
     # Given the last day but one of the century, and the last one, when previews are asked for, then they end with it
     numbering = Numbering(format="%yearLong%%month%%day%-%incDaily%")
     assert preview(numbering, LAST_DAY - ONE_DAY, {}, used=False, count=1).after == {
-        "day": ("2099-12-31", "20991231-1")
+        "day": Coming("2099-12-31", "20991231-1")
     }
     assert preview(numbering, LAST_DAY, {}, used=False, count=1).after == {}
     assert preview(numbering, LAST_DAY, {}, used=False, count=0).next == ()

@@ -27,18 +27,31 @@ MAY_IMPORT = {
     "scripts": BASE | {"keyspace"},
     "tables": set(),
     "database": BASE,
-    "store": BASE | {"tables", "database"},
+    "registry": BASE | {"tables", "database"},
+    "store": BASE | {"tables", "registry"},
     "signing": BASE,
     "allocator": BASE | {"keyspace", "scripts"},
-    "definitions": BASE | {"scripts", "store", "allocator"},
+    "definitions": BASE | {"scripts", "registry", "store", "allocator"},
     "ledger": BASE | {"keyspace", "scripts", "store", "allocator", "definitions", "report"},
-    "auth": BASE | {"store"},
-    "http.edge": BASE | {"auth"},
+    "messages": BASE,
+    "tokens": BASE,
+    "auth": BASE | {"registry", "tokens"},
+    "http.edge": BASE,
+    "http.dialect": BASE | {"auth"},
     "http.fields": BASE,
 }
 """Of our own modules, what each may import; modules that build things are free."""
-DIALECT_MAY_IMPORT = BASE | {"definitions", "ledger", "auth", "http.edge", "http.fields"}
-NOT_DIALECTS = {"http", "http.app", "http.edge", "http.fields", "http.openapi", "http.console"}
+DIALECT_MAY_IMPORT = BASE | {
+    "messages",
+    "report",
+    "definitions",
+    "ledger",
+    "auth",
+    "http.dialect",
+    "http.edge",
+    "http.fields",
+}
+NOT_DIALECTS = {"http", "http.app", "http.dialect", "http.edge", "http.fields", "http.openapi", "http.console"}
 BUILDERS = {"http.app", "worker", "cli"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}
 

@@ -61,6 +61,7 @@ def make_series(numbering: Numbering) -> Series:
     return Series(
         pk=1,
         id="5e7e0000-0000-4000-8000-000000000000",
+        ordinal=1,
         company="c0c0c0c0-0000-4000-8000-000000000000",
         type="invoice",
         name="Sales",

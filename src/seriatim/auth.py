@@ -1,7 +1,8 @@
-"""API keys: making, keeping and checking them.
+"""Who calls: API keys, and tokens of others; what their holders may do, where, and how much of it.
 
 A key is `seriatim_` + 10 letters of id + 25 letters of secret: 44 bytes, about 148 bits of it secret. The store keeps
-the id and a salted hash. A process trusts what it has checked for half a second, so that a revocation works within one.
+the id and a salted hash. A process trusts what it has checked for less than a second, so that a revocation works
+within one. A token is trusted for a minute, or until it expires.
 """
 
 from __future__ import annotations
@@ -13,27 +14,76 @@ import secrets
 import string
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from seriatim.errors import ConfigError, Forbidden, Unauthorized, Unavailable
-from seriatim.store import ApiKey, Store, now_ms
+from seriatim.errors import Busy, ConfigError, Forbidden, SeriatimError, Unauthorized, Unavailable
+from seriatim.registry import ApiKey, Registry, now_ms
+from seriatim.tokens import Tokens
 
 PREFIX = "seriatim_"
 ID_LENGTH = 10
 SECRET_LENGTH = 25
 SCOPES = ("read", "allocate", "manage")
-TRUST_S = 0.5
+TRUST_S = 0.8
+TRUST_TOKEN_S = 60.0
+TOKEN_BYTES_MAX = 8 * 1024
 CACHE_KEYS_MAX = 10_000
 ALPHABET = string.ascii_letters + string.digits
 
 
+class Allowance:
+    """What the holder of a key or token may ask of one process: requests at once, and a second.
+
+    `with` it, a request is counted.
+
+    Args:
+        rate: requests a second that it may begin, as many at once after a pause; 0 for any number.
+        in_flight: requests that may be worked on at once.
+    """
+
+    __slots__ = ("__weakref__", "_at", "_in_flight", "_left", "_most", "_rate")
+
+    def __init__(self, rate: int, in_flight: int) -> None:
+        self._rate = rate
+        self._most = in_flight
+        self._left = float(rate)
+        self._at = time.monotonic()
+        self._in_flight = 0
+
+    def __enter__(self) -> None:
+        """Counts a request.
+
+        Raises:
+            Busy: there were too many in the last second.
+            Unavailable: too many are being worked on.
+        """
+        if self._in_flight >= self._most:
+            raise Unavailable(f"This key has {self._most} requests at work already. Repeat this one with the same id.")
+        if self._rate:
+            now = time.monotonic()
+            self._left = min(float(self._rate), self._left + (now - self._at) * self._rate)
+            self._at = now
+            if self._left < 1:
+                raise Busy(f"This key may send {self._rate} requests a second. Send fewer, and repeat this one.")
+            self._left -= 1
+        self._in_flight += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Counts its end."""
+        self._in_flight -= 1
+
+
 class Principal(msgspec.Struct, frozen=True):
-    """Who calls: the company that the credentials act for, and what they may do there."""
+    """Who calls: the company that they act for ("" for none yet), all that they may act for, and what they may do."""
 
     actor: str
     company: str
+    companies: frozenset[str]
     scopes: frozenset[str]
+    allowance: Allowance
 
     def require(self, scope: str) -> None:
         """Checks that the caller may do what `scope` stands for.
@@ -44,13 +94,28 @@ class Principal(msgspec.Struct, frozen=True):
         if scope not in self.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}. Use a key that has it.")
 
+    def acting_for(self, company: str | None) -> Principal:
+        """Returns the same caller, acting for a company (None: for the default one).
 
-def create_key(store: Store, company: str, scopes: tuple[str, ...], actor: str) -> tuple[str, ApiKey]:
-    """Makes an API key for a company; the first value is shown once and kept nowhere."""
+        Raises:
+            Forbidden: they may not act for it, or it is not said for whom they act.
+        """
+        if company is None:
+            if self.company:
+                return self
+            raise Forbidden("The token names no company of ours. Name one in its `company` claim or in X-Company.")
+        company = company.lower()
+        if company not in self.companies:
+            raise Forbidden("These credentials are not for the company that X-Company names. Send its UUID.")
+        return self if company == self.company else msgspec.structs.replace(self, company=company)
+
+
+def create_key(store: Registry, companies: Sequence[str], scopes: Sequence[str], actor: str) -> tuple[str, ApiKey]:
+    """Makes an API key for companies, by default the first; the first value is shown once and kept nowhere."""
     key_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
     secret = "".join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))
     salt = secrets.token_bytes(16)
-    kept = ApiKey(key_id, company, salt, _hash(secret, salt), scopes, now_ms(), None)
+    kept = ApiKey(key_id, companies[0], tuple(companies), salt, _hash(secret, salt), tuple(scopes), now_ms(), None)
     store.add_key(kept, actor)
     return PREFIX + key_id + secret, kept
 
@@ -61,60 +126,109 @@ def _hash(secret: str, salt: bytes) -> bytes:
 
 
 class _Checked:
-    __slots__ = ("checking", "principal", "until")
+    """What is known of some credentials: who holds them, until when that is trusted, or why nobody does."""
+
+    __slots__ = ("checking", "principal", "refresh_at", "refusal", "until")
 
     def __init__(self) -> None:
         self.principal: Principal | None = None
+        self.refusal: SeriatimError | None = None
         self.until = 0.0
+        self.refresh_at = 0.0
         self.checking: asyncio.Task[None] | None = None
+
+    def trust(self, started: float, trusted_s: float) -> None:
+        self.until = started + trusted_s
+        self.refresh_at = started + trusted_s / 2
 
 
 class Authenticator:
-    """Checks API keys against the store, and remembers the answer for `TRUST_S`."""
+    """Checks API keys against the store and tokens against their keys; remembers the answer for a while.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: where API keys and companies are.
+        tokens: what opens tokens.
+        rate: requests a second that one holder may send to this process; 0 for any number.
+        in_flight: requests of one holder that this process works on at once.
+    """
+
+    def __init__(self, store: Registry, tokens: Tokens, *, rate: int, in_flight: int) -> None:
         self._store = store
+        self._tokens = tokens
+        self._rate = rate
+        self._in_flight = in_flight
         self._checked: OrderedDict[str, _Checked] = OrderedDict()
+        self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
 
-    async def principal(self, key: str) -> Principal:
-        """Returns who holds `key`.
+    async def principal(self, credentials: str, *, tokens: bool) -> Principal:
+        """Returns who holds an API key or, where `tokens` are accepted, a JSON Web Token.
 
         Raises:
             Unauthorized: nobody.
-            Unavailable: the store does not answer, and the key was never seen.
+            Unavailable: the store does not answer, and the credentials were never seen.
         """
-        checked = self._checked.get(key)
+        if not tokens and not credentials.startswith(PREFIX):
+            raise Unauthorized("Only API keys are accepted here. They begin with seriatim_.")
+        checked = self._checked.get(credentials)
         if checked is None:
-            if not (key.startswith(PREFIX) and len(key) == len(PREFIX) + ID_LENGTH + SECRET_LENGTH and key.isascii()):
-                raise Unauthorized("The API key is not valid. Check it for completeness.")
-            checked = self._checked[key] = _Checked()
+            self._check_form(credentials)
+            checked = self._checked[credentials] = _Checked()
             while len(self._checked) > CACHE_KEYS_MAX:
                 self._checked.popitem(last=False)
-        if checked.until < time.monotonic():
-            if checked.checking is None:
-                checked.checking = asyncio.get_running_loop().create_task(self._check(key, checked))
-            await asyncio.shield(checked.checking)
+        now = time.monotonic()
+        if checked.refresh_at < now:
+            # Early, so that nobody has to wait for it who comes while the last answer is still trusted.
+            checking = checked.checking or asyncio.create_task(self._check(credentials, checked, now))
+            checked.checking = checking
+            if checked.until < now:
+                await asyncio.shield(checking)
         if checked.principal is None:
-            raise Unauthorized("The API key is unknown or revoked. Use another, or create one.")
+            assert checked.refusal is not None
+            raise checked.refusal.with_traceback(None)
         return checked.principal
 
-    async def _check(self, key: str, checked: _Checked) -> None:
+    def _check_form(self, credentials: str) -> None:
+        if credentials.startswith(PREFIX):
+            if len(credentials) != len(PREFIX) + ID_LENGTH + SECRET_LENGTH or not credentials.isascii():
+                raise Unauthorized("The API key is not complete. Check it.")
+        elif not self._tokens.accepted or credentials.count(".") != 2 or len(credentials) > TOKEN_BYTES_MAX:  # noqa: PLR2004
+            raise Unauthorized("This is neither an API key nor a token that is accepted here.")
+
+    async def _check(self, credentials: str, checked: _Checked, started: float) -> None:
+        look_up = self._key_holder if credentials.startswith(PREFIX) else self._token_holder
         try:
-            checked.principal = await asyncio.to_thread(self._look_up, key)
-            checked.until = time.monotonic() + TRUST_S
-        except Unavailable:
+            checked.principal, trusted_s = await asyncio.to_thread(look_up, credentials)
+            checked.trust(started, trusted_s)
+        except Unavailable as error:
             # A store that is down must not stop allocation for keys that were valid when it went.
-            if checked.principal is None:
-                raise
+            if checked.principal is not None:
+                checked.trust(time.monotonic(), TRUST_S)
+            checked.refusal = error
+        except Unauthorized as error:
+            checked.principal, checked.refusal = None, error
+            self._checked.pop(credentials, None)
         finally:
             checked.checking = None
 
-    def _look_up(self, key: str) -> Principal | None:
+    def _key_holder(self, key: str) -> tuple[Principal, float]:
         key_id, secret = key[len(PREFIX) :][:ID_LENGTH], key[len(PREFIX) + ID_LENGTH :]
         kept = self._store.api_key(key_id)
         if kept is None or not hmac.compare_digest(kept.hash, _hash(secret, kept.salt)) or kept.revoked_at is not None:
-            return None
-        return Principal(actor=f"key {kept.id}", company=kept.company, scopes=frozenset(kept.scopes))
+            raise Unauthorized("The API key is unknown or revoked. Use another, or create one.")
+        return self._principal(f"key {kept.id}", kept.company, frozenset(kept.companies), kept.scopes), TRUST_S
+
+    def _token_holder(self, token: str) -> tuple[Principal, float]:
+        claims = self._tokens.open(token)
+        known = frozenset(self._store.known_companies(claims.companies))
+        company = claims.company if claims.company in known else ""
+        lasts_s = min(TRUST_TOKEN_S, claims.expires_at - time.time())
+        return self._principal(f"token {claims.subject}", company, known, claims.scopes), lasts_s
+
+    def _principal(self, actor: str, company: str, companies: frozenset[str], scopes: Iterable[str]) -> Principal:
+        allowance = self._allowances.get(actor)
+        if allowance is None:
+            allowance = self._allowances[actor] = Allowance(self._rate, self._in_flight)
+        return Principal(actor, company, companies, frozenset(scopes), allowance)
 
 
 def parse_scopes(text: str) -> tuple[str, ...]:

@@ -183,7 +183,7 @@ def _first_start(settings: config.Config) -> None:
     signing.create_key(Path(settings.signing_key))
     if not store.companies():
         company = store.create_company("default", "up")
-        key, _ = auth.create_key(store, company.id, auth.SCOPES, "up")
+        key, _ = auth.create_key(store, [company.id], auth.SCOPES, "up")
         _say("key", key)
     store.close()
 
@@ -286,17 +286,19 @@ def keys() -> None:
 
 
 @keys.command("create")
-@click.option("--company", required=True, help="Name or id.")
+@click.option(
+    "--company", "companies", required=True, multiple=True, help="Name or id; again for more, the first leads."
+)
 @click.option("--scope", "scope", default="read,allocate,manage", show_default=True, help="What the key may do.")
 @common
-def create_key(company: str, scope: str) -> None:
+def create_key(companies: tuple[str, ...], scope: str) -> None:
     """Create an API key; it is shown once."""
     from seriatim import auth
 
     store = _store()
-    owner = store.company(company)
-    key, kept = auth.create_key(store, owner.id, auth.parse_scopes(scope), "cli")
-    value = {"key": key, "id": kept.id, "company": owner.id, "scopes": kept.scopes}
+    owners = list(dict.fromkeys(store.company(company).id for company in companies))
+    key, kept = auth.create_key(store, owners, auth.parse_scopes(scope), "cli")
+    value = {"key": key, "id": kept.id, "company": kept.company, "scopes": kept.scopes}
     _output().show(value, f"{key}\nKeep it: it is not shown again. Its id is {kept.id}.")
 
 
@@ -305,11 +307,17 @@ def create_key(company: str, scope: str) -> None:
 def list_keys() -> None:
     """List the API keys, without their secrets."""
     listed = [
-        {"id": key.id, "company": key.company, "scopes": key.scopes, "revoked": key.revoked_at is not None}
+        {
+            "id": key.id,
+            "company": key.company,
+            "companies": key.companies,
+            "scopes": key.scopes,
+            "revoked": key.revoked_at is not None,
+        }
         for key in _store().api_keys()
     ]
     lines = [
-        f"{key['id']}  {key['company']}  {','.join(key['scopes'])}{'  revoked' if key['revoked'] else ''}"
+        f"{key['id']}  {','.join(key['companies'])}  {','.join(key['scopes'])}{'  revoked' if key['revoked'] else ''}"
         for key in listed
     ]
     _output().show(listed, "\n".join(lines))
@@ -405,7 +413,7 @@ def preview_series(series_id: str | None, **said: Any) -> None:
     """Show the next codes of a series, or the first ones of a definition that is checked and not created."""
     from seriatim import definitions
     from seriatim.http.fields import series_fields
-    from seriatim.store import now_ms
+    from seriatim.registry import now_ms
 
     if series_id is None:
         preview = definitions.preview_new(series_fields(said), now_ms())
@@ -413,8 +421,8 @@ def preview_series(series_id: str | None, **said: Any) -> None:
         raise errors.ConfigError("Name a series or give a definition, not both.")
     else:
         preview = asyncio.run(_preview_series(_series(_store(), series_id)))
-    after = [f"after the coming change of {what}, {day}: {code}" for what, (day, code) in preview.after.items()]
-    _output().show(preview.shown(), "\n".join([*preview.next, *after]))
+    after = [f"after the coming change of {what}, {one.date}: {one.code}" for what, one in preview.after.items()]
+    _output().show(msgspec.to_builtins(preview), "\n".join([*preview.next, *after]))
 
 
 async def _preview_series(one: Any) -> Any:

@@ -28,8 +28,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ack: Literal["fsync", "memory"] = "fsync"
     body_bytes_max: Annotated[int, POSITIVE] = 256 * 1024
     in_flight_max: Annotated[int, POSITIVE] = 1000
+    key_in_flight_max: Annotated[int, POSITIVE] = 500
+    key_rate_max: Annotated[int, Meta(ge=0)] = 0
     backlog_max: Annotated[int, POSITIVE] = 1_000_000
     series_max: Annotated[int, POSITIVE] = 10_000
+    jwt_jwks: str = ""
+    jwt_secret: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -42,11 +48,17 @@ MEANINGS = {
     "ack": "fsync: answer when the number is on disk; memory: faster, LOSES NUMBERS in a crash, for tests only",
     "body_bytes_max": "largest request body",
     "in_flight_max": "requests that one API process works on at once",
+    "key_in_flight_max": "requests of one API key or token that one API process works on at once",
+    "key_rate_max": "requests a second that one API key or token may send to one API process; 0: any number",
     "backlog_max": "records that may wait for the store",
     "series_max": "series that one company may have",
+    "jwt_jwks": "file or URL of the public keys (JWK set) that tokens are signed with; empty: none are accepted",
+    "jwt_secret": "shared secret that tokens are signed with (HS256 to HS512), of at least 32 bytes; instead of keys",
+    "jwt_issuer": "the `iss` that tokens must have; empty: any",
+    "jwt_audience": "the `aud` that tokens must have; empty: tokens must have none",
     "log_level": "debug, info, warning or error",
 }
-SECRETS = {"redis_url", "store_url"}
+SECRETS = {"redis_url", "store_url", "jwt_jwks", "jwt_secret"}
 
 
 Origin = Literal["default", "environment", "data directory"]

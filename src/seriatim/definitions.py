@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import date
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -22,7 +24,9 @@ from seriatim.allocator import Gate, Uninstalled
 from seriatim.errors import Conflict, Damaged, Invalid, NotFound, Stale, Unavailable
 from seriatim.formats import Preview
 from seriatim.model import Defaults, Numbering, Series, SeriesFields, Standing, shard_of
-from seriatim.store import NewSeries, Store, now_ms
+from seriatim.registry import now_ms
+from seriatim.scripts import Standings
+from seriatim.store import NewSeries, Store
 
 T = TypeVar("T")
 
@@ -49,11 +53,16 @@ class Warden(Protocol):
 
 
 class SeriesView(msgspec.Struct, frozen=True):
-    """A series and how far it has come, the outbox included."""
+    """A series and how far it has come, the outbox included; what is next is of today's periods."""
 
     series: Series
+    position: int
+    used: bool
+    """Whether there are records, which fix the numbering."""
     last_index: int
     last_entry_id: str | None
+    next_number: int
+    next_code: str
 
 
 class DefaultsUninstalled(Uninstalled):
@@ -116,6 +125,43 @@ class Definitions:
         """
         return await self._view(await asyncio.to_thread(self._read_own, company, series_id))
 
+    async def create(self, company: str, fields: SeriesFields, *, lone_prefix: bool = False) -> SeriesView:
+        """Creates a series under a new id; with `lone_prefix` no other of its company and type may have its prefix.
+
+        Raises:
+            Invalid: the numbering is refused, or the prefix is taken.
+            Conflict: the company has too many series.
+            Unavailable: Redis or the store cannot be asked.
+        """
+        series_id = str(uuid.uuid4())
+        new = _new_series(company, series_id, fields, b"", lone_prefix=lone_prefix)
+        return await self._view(await self._insist(company, series_id, lambda: self._create(new)))
+
+    async def update(self, company: str, series_id: str, fields: SeriesFields) -> SeriesView:
+        """Changes what `fields` says of a series.
+
+        Raises:
+            NotFound: the company has no such series.
+            Conflict: the change touches what the first record has fixed.
+            Unavailable: Redis or the store cannot be asked.
+        """
+        return await self._view(
+            await self._insist(company, series_id, lambda: self._update(company, series_id, fields))
+        )
+
+    async def all_series(self, company: str, kind: str | None = None) -> list[SeriesView]:
+        """Returns the series of a company and type (None: of all), oldest first."""
+        return await self._views(await asyncio.to_thread(self._store.list_series, company, kind))
+
+    async def ids(self, company: str, kind: str) -> list[str]:
+        """Returns the ids of a company's series of a type, oldest first."""
+        return await asyncio.to_thread(self._store.series_ids, company, kind)
+
+    async def some_series(self, series_ids: Sequence[str]) -> list[SeriesView]:
+        """Returns those of some series that exist, in this order."""
+        found = await asyncio.to_thread(self._store.series_by_ids, series_ids)
+        return await self._views([found[one] for one in series_ids if one in found])
+
     async def list_series(self, company: str, after_id: str | None, limit: int) -> tuple[list[SeriesView], bool]:
         """Returns up to `limit` series of a company behind `after_id`, oldest first, and whether there are more.
 
@@ -128,7 +174,7 @@ class Definitions:
             if last is None or last.company != company:
                 raise Invalid({"cursor": "names a series that does not exist"})
             after = last.pk
-        listed = await asyncio.to_thread(self._store.list_series, company, after, limit + 1)
+        listed = await asyncio.to_thread(self._store.list_series, company, None, after, limit + 1)
         return await self._views(listed[:limit]), len(listed) > limit
 
     async def delete(self, company: str, series_id: str, actor: str) -> None:
@@ -153,8 +199,8 @@ class Definitions:
             self._gate.require()
             values, used, reached_ms = await scripts.counters(self._client, series)
         except Unavailable:
-            values, used = await asyncio.to_thread(self._store.counters, series), series.position > 0
-            reached_ms = 0
+            values = (await asyncio.to_thread(self._store.counters, [series]))[series.id]
+            used, reached_ms = series.position > 0, 0
         today = formats.window(series.numbering.timezone, max(await self.time(), reached_ms)).today
         return formats.preview(series.numbering, today, values, used=used)
 
@@ -170,20 +216,39 @@ class Definitions:
         return (await self._views([series]))[0]
 
     async def _views(self, listed: list[Series]) -> list[SeriesView]:
+        if not listed:
+            return []
         try:
             self._gate.require()
-            known = await scripts.standings(self._client, listed) if listed else []
+            return await self._current_views(listed)
         except Unavailable:
-            return await self._settled_views(listed)
-        return [
-            SeriesView(series, at.number, at.last_id) if at and at.position else _unused_view(series)
-            for series, at in zip(listed, known, strict=True)
-        ]
+            return await asyncio.to_thread(self._settled_views, listed)
 
-    async def _settled_views(self, listed: list[Series]) -> list[SeriesView]:
-        last = await asyncio.to_thread(self._store.entries_at, {one: [one.position] for one in listed})
-        entries = ((one, last.get((one.id, one.position))) for one in listed)
-        return [SeriesView(one, entry.number, entry.id) if entry else _unused_view(one) for one, entry in entries]
+    async def _current_views(self, listed: list[Series]) -> list[SeriesView]:
+        days = [_today(series, now_ms()) for series in listed]
+        while True:
+            asked = [
+                (series, formats.fields_of(series.numbering, day)) for series, day in zip(listed, days, strict=True)
+            ]
+            time_ms, known = await scripts.standings(self._client, asked)
+            held = [
+                _today(series, max(time_ms, at.reached_ms if at else 0))
+                for series, at in zip(listed, known, strict=True)
+            ]
+            if held == days:
+                return [_seen(*one) for one in zip(listed, days, known, strict=True)]
+            days = held  # midnight has passed, or this machine's clock is not the server's
+
+    def _settled_views(self, listed: list[Series]) -> list[SeriesView]:
+        last = self._store.entries_at({one: [one.position] for one in listed})
+        values = self._store.counters(listed)
+        views = []
+        for series in listed:
+            entry = last.get((series.id, series.position))
+            number, last_id = (entry.number, entry.id) if entry else (0, None)
+            at = Standings(series.place, number, last_id, 0, values[series.id])
+            views.append(_seen(series, _today(series, now_ms()), at))
+        return views
 
     # changes: these run in threads --------------------------------------------------------------------------------
 
@@ -425,11 +490,21 @@ def _left(changing_ms: int | None) -> bool:
     return changing_ms is not None and not 0 <= changing_ms < CHANGE_MS_MAX
 
 
-def _unused_view(series: Series) -> SeriesView:
-    return SeriesView(series, series.numbering.start or 0, None)
+def _today(series: Series, time_ms: int) -> date:
+    return formats.window(series.numbering.timezone, time_ms).today
 
 
-def _new_series(company: str, series_id: str, fields: SeriesFields, creation: bytes) -> NewSeries:
+def _seen(series: Series, today: date, at: Standings | None) -> SeriesView:
+    at = at or Standings((0, 0), 0, None, 0, {})
+    position, _ = at.place
+    (number, *_), code = formats.ahead(series.numbering, today, at.values, used=position > 0)
+    last_index = at.number if position else series.numbering.start or 0
+    return SeriesView(series, position, any(at.place), last_index, at.last_id, number, code)
+
+
+def _new_series(
+    company: str, series_id: str, fields: SeriesFields, creation: bytes, *, lone_prefix: bool = False
+) -> NewSeries:
     return NewSeries(
         id=series_id,
         company=company,
@@ -442,6 +517,7 @@ def _new_series(company: str, series_id: str, fields: SeriesFields, creation: by
         active=fields.active is not False,
         default=fields.default is True,
         creation=creation,
+        lone_prefix=lone_prefix,
     )
 
 

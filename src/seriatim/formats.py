@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from functools import cache, lru_cache
-from typing import Any, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
@@ -117,6 +117,14 @@ def template(numbering: Numbering) -> str:
     if numbering.format:
         return numbering.format
     return f"{numbering.prefix.replace('%', '%%')}%inc%{numbering.suffix.replace('%', '%%')}"
+
+
+def prefix(numbering: Numbering) -> str:
+    """Returns what every code of a series begins with: its prefix, or its format up to the first marker."""
+    if not numbering.format:
+        return numbering.prefix
+    first = parse(numbering.format)[0]
+    return first.text if first.kind == "literal" else ""
 
 
 @lru_cache(maxsize=4096)
@@ -343,45 +351,54 @@ def _wrong(why: str) -> Invalid:
 # preview ----------------------------------------------------------------------------------------------------------
 
 
+class Coming(msgspec.Struct, frozen=True):
+    """A code that would be issued on a date."""
+
+    date: str
+    code: str
+
+
 class Preview(msgspec.Struct, frozen=True):
-    """The next codes of a series, and the first after each coming change, by what changes; as (date, code).
+    """The next codes of a series, and the first after each coming change, by what changes.
 
     Codes that will be refused, as counters or `max_length` end before them, are left out.
     """
 
     next: tuple[str, ...]
-    after: dict[str, tuple[str, str]]
+    after: dict[str, Coming]
 
-    def shown(self) -> dict[str, Any]:
-        """Returns it as it is shown: plain values with names."""
-        after = {what: {"date": day, "code": code} for what, (day, code) in self.after.items()}
-        return {"next": self.next, "after": after}
+
+def ahead(
+    numbering: Numbering, day: date, values: Mapping[str, int], *, used: bool, by: int = 1
+) -> tuple[tuple[int, ...], str]:
+    """Returns the counters and the code that a series would issue on a day, `by` codes from now.
+
+    Args:
+        numbering: the definition.
+        day: the local date.
+        values: the fields that have counted, with their last values.
+        used: whether there are entries; if not, counters begin with `start`.
+        by: 1 for the next code.
+    """
+    unused = 0 if used else numbering.first - 1
+    counts = tuple(values.get(field, unused) + by for field in fields_of(numbering, day))
+    return counts, code(numbering, day, counts)
 
 
 def preview(
     numbering: Numbering, today: date, values: Mapping[str, int], *, used: bool, count: int = PREVIEW_CODES
 ) -> Preview:
-    """Returns what a series would issue if nothing came in between.
+    """Returns what a series would issue if nothing came in between: the next `count` codes; the rest as `ahead`."""
 
-    Args:
-        numbering: the definition.
-        today: the local date.
-        values: the fields that have counted, with their last values.
-        used: whether there are entries; if not, counters begin with `start`.
-        count: how many of the next codes to return.
-    """
-
-    def write(day: date, ahead: int) -> str | None:
-        unused = 0 if used else numbering.first - 1
-        counts = [values.get(field, unused) + ahead for field in fields_of(numbering, day)]
-        written = code(numbering, day, counts)
+    def write(day: date, by: int) -> str | None:
+        counts, written = ahead(numbering, day, values, used=used, by=by)
         possible = max(counts) <= COUNTER_MAX and len(written) <= (numbering.max_length or NO_LIMIT)
         return written if possible else None
 
     coming = {what: (day, write(day, 1)) for what, day in _coming(numbering, today).items() if day <= LAST_DAY}
     return Preview(
-        tuple(filter(None, (write(today, ahead) for ahead in range(1, count + 1)))),
-        {what: (day.isoformat(), written) for what, (day, written) in coming.items() if written},
+        tuple(filter(None, (write(today, by) for by in range(1, count + 1)))),
+        {what: Coming(day.isoformat(), written) for what, (day, written) in coming.items() if written},
     )
 
 

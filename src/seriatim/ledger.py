@@ -16,7 +16,7 @@ import redis.asyncio
 
 from seriatim import formats, scripts
 from seriatim.allocator import Allocator, Gate, Issued, Order, Settled, Uninstalled
-from seriatim.definitions import Definitions, Warden
+from seriatim.definitions import Definitions, SeriesView, Warden
 from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, Stale, Unavailable
 from seriatim.keyspace import unpack_void
 from seriatim.model import (
@@ -283,6 +283,28 @@ class Ledger:
         if refused is not None:
             raise refused
         raise _no_entry(series_id, entry_id)
+
+    async def last_entries(self, views: Sequence[SeriesView]) -> dict[str, Entry]:
+        """Returns the last entry of each of some series, by the series' id, as it stood when they were seen.
+
+        Raises:
+            Unavailable: an entry is not in the store, and Redis cannot be asked.
+        """
+        wanted = [(view.series, view.position) for view in views if view.position]
+        refused: Unavailable | None = None
+        waiting: list[Entry] = []
+        try:
+            self._gate.require()
+            waiting = await scripts.outbox_entries(self._client, wanted)
+        except Unavailable as error:
+            refused = error
+        found = {entry.series: entry for entry in waiting}
+        settled = {series: [position] for series, position in wanted if series.id not in found}
+        stored = await asyncio.to_thread(self._store.entries_at, settled)
+        found |= {entry.series: entry for entry in stored.values()}
+        if refused is not None and len(found) < len(wanted):
+            raise refused
+        return found
 
     async def entries(self, company: str, series_id: str, after_id: str | None, limit: int) -> tuple[list[Entry], bool]:
         """Returns up to `limit` entries behind the one with id `after_id`, oldest first, and whether there are more.

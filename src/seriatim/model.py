@@ -69,6 +69,8 @@ class Series(msgspec.Struct, frozen=True):
     pk: int
     id: str
     company: str
+    ordinal: int
+    """1, 2, 3 ... in the order in which its company's series were made; never used again."""
     type: str
     name: str
     description: str

@@ -339,27 +339,56 @@ async def voided(client: redis.asyncio.Redis, series: Series) -> set[int]:
         return {int(position) for position in await client.hkeys(voids_key(series))}
 
 
-class Standings(msgspec.Struct, frozen=True):
-    """How far a series has come, the outbox included."""
+STANDING_FIELDS = ("position", "after", "last_number", "last_id", "last_time")
 
-    position: int
+
+class Standings(msgspec.Struct, frozen=True):
+    """How far a series has come, the outbox included; the values are those of the fields that were asked for."""
+
+    place: Place
     number: int
     last_id: str | None
+    reached_ms: int
+    values: dict[str, int]
 
 
-async def standings(client: redis.asyncio.Redis, series: Sequence[Series]) -> list[Standings | None]:
-    """Returns how far each series has come; None for one that is not loaded."""
+async def standings(
+    client: redis.asyncio.Redis, wanted: Sequence[tuple[Series, Sequence[str]]]
+) -> tuple[int, list[Standings | None]]:
+    """Returns the server's time in milliseconds, and how far each series has come; None for one that is not loaded.
+
+    Args:
+        client: the server's.
+        wanted: series, each with the fields of counters to tell.
+    """
     pipeline = client.pipeline(transaction=False)
-    for one in series:
-        pipeline.hmget(series_key(one.shard, one.id), ["position", "last_number", "last_id"])
+    pipeline.time()
+    for one, fields in wanted:
+        pipeline.hmget(series_key(one.shard, one.id), [*STANDING_FIELDS, *fields])
     with translated():
-        rows = cast("list[list[bytes | None]]", await pipeline.execute())
-    return [
-        Standings(int(position), int(number or 0), uuid_text(last_id) if last_id else None)
-        if position is not None
-        else None
-        for position, number, last_id in rows
-    ]
+        (seconds, microseconds), *rows = await pipeline.execute()
+    found = [_standings(fields, row) for (_, fields), row in zip(wanted, rows, strict=True)]
+    return int(seconds) * 1000 + int(microseconds) // 1000, found
+
+
+def _standings(fields: Sequence[str], row: list[bytes | None]) -> Standings | None:
+    position, after, number, last_id, reached_ms, *counted = row
+    if position is None:
+        return None
+    values = {field: int(value) for field, value in zip(fields, counted, strict=True) if value is not None}
+    last = uuid_text(last_id) if last_id else None
+    return Standings((int(position), int(after or 0)), int(number or 0), last, int(reached_ms or 0), values)
+
+
+async def outbox_entries(client: redis.asyncio.Redis, wanted: Sequence[tuple[Series, int]]) -> list[Entry]:
+    """Returns those of some entries, by series and position, that are in an outbox."""
+    pipeline = client.pipeline(transaction=False)
+    for series, position in wanted:
+        pipeline.xrange(outbox_key(series.shard, series.id), f"{position}-0", f"{position}-0")
+    with translated():
+        found = await pipeline.execute()
+    records = (outbox_records(series.id, raw) for (series, _), raw in zip(wanted, found, strict=True))
+    return [record for listed in records for record in listed if isinstance(record, Entry)]
 
 
 async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool, int]:

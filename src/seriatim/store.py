@@ -5,7 +5,6 @@ Methods block; the API calls them from threads. When the database does not answe
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,24 +13,21 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from seriatim.database import Database
-from seriatim.errors import Conflict, Damaged, Invalid, NotFound, Stale, Unavailable
-from seriatim.model import Company, Counted, Defaults, Entry, Numbering, Place, Record, Series, Skip, Standing, Void
+from seriatim import formats
+from seriatim.errors import Conflict, Damaged, Invalid, Stale, Unavailable
+from seriatim.model import Counted, Defaults, Entry, Numbering, Place, Record, Series, Skip, Standing, Void
+from seriatim.registry import Registry, now_ms
 from seriatim.tables import (
-    api_keys,
-    audit_log,
     companies,
     counters,
     deleted_series,
     entries,
     series,
     settings,
-    signing_keys,
     skips,
     voids,
 )
 
-NAME_LENGTH_MAX = 255
 PAGE = 1000
 
 
@@ -47,20 +43,11 @@ class DataSet(msgspec.Struct, frozen=True):
     shards: int
 
 
-class ApiKey(msgspec.Struct, frozen=True):
-    """An API key as it is kept: never the secret itself."""
-
-    id: str
-    company: str
-    salt: bytes
-    hash: bytes
-    scopes: tuple[str, ...]
-    created_at: int
-    revoked_at: int | None
-
-
 class NewSeries(msgspec.Struct, frozen=True):
-    """A series to create. `creation` tells its creating request from a later update."""
+    """A series to create. `creation` tells its creating request from a later update.
+
+    With `lone_prefix` no other series of its company and type may have its prefix.
+    """
 
     id: str
     company: str
@@ -73,15 +60,7 @@ class NewSeries(msgspec.Struct, frozen=True):
     active: bool
     default: bool
     creation: bytes
-
-
-class Logged(msgspec.Struct, frozen=True):
-    """Something out of the ordinary that somebody did."""
-
-    at: int
-    actor: str
-    action: str
-    detail: dict[str, Any]
+    lone_prefix: bool
 
 
 class Slice(msgspec.Struct, frozen=True):
@@ -93,12 +72,7 @@ class Slice(msgspec.Struct, frozen=True):
     head: str
 
 
-def now_ms() -> int:
-    """Returns the time of this machine. For labels only: documents take their time from Redis."""
-    return time.time_ns() // 1_000_000
-
-
-class Store(Database):
+class Store(Registry):
     """The system of record at a database URL.
 
     Raises:
@@ -164,73 +138,6 @@ class Store(Database):
             if connection.execute(statement).rowcount != 1:
                 raise Stale
 
-    # companies and keys -------------------------------------------------------------------------------------------
-
-    def create_company(self, name: str, actor: str) -> Company:
-        """Creates a company.
-
-        Raises:
-            Invalid: the name is not one that a list can show.
-            Conflict: the name is taken.
-        """
-        if not name.strip() or not name.isprintable() or len(name) > NAME_LENGTH_MAX:
-            raise Invalid({"name": f"must be a line of 1 to {NAME_LENGTH_MAX} printable characters"})
-        company = Company(id=str(uuid.uuid4()), name=name, created_at=now_ms())
-        with self.write() as connection:
-            statement = self.insert(companies).values(msgspec.structs.asdict(company)).on_conflict_do_nothing()
-            if connection.execute(statement.returning(companies.c.id)).first() is None:
-                raise Conflict(f"A company named {name!r} exists. Choose another name.")
-            self._log(connection, actor, "create company", {"company": company.id, "name": name})
-        return company
-
-    def companies(self) -> list[Company]:
-        """Returns all companies, oldest first."""
-        with self.read() as connection:
-            ordered = sa.select(companies).order_by(companies.c.created_at, companies.c.id)
-            return [Company(row.id, row.name, row.created_at) for row in connection.execute(ordered)]
-
-    def company(self, name_or_id: str) -> Company:
-        """Returns the company of that name or id.
-
-        Raises:
-            NotFound: there is none.
-        """
-        for company in self.companies():
-            if name_or_id in (company.name, company.id):
-                return company
-        raise NotFound(f"There is no company {name_or_id!r}. `seriatim companies list` shows them.")
-
-    def add_key(self, key: ApiKey, actor: str) -> None:
-        """Keeps a new API key."""
-        with self.write() as connection:
-            row = msgspec.structs.asdict(key) | {"scopes": " ".join(key.scopes)}
-            connection.execute(sa.insert(api_keys).values(row))
-            self._log(connection, actor, "create key", {"key": key.id, "company": key.company, "scopes": key.scopes})
-
-    def api_key(self, key_id: str) -> ApiKey | None:
-        """Returns the API key with that id, revoked or not."""
-        with self.read() as connection:
-            row = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
-        return None if row is None else _key(row)
-
-    def api_keys(self) -> list[ApiKey]:
-        """Returns all API keys, oldest first."""
-        with self.read() as connection:
-            return [_key(row) for row in connection.execute(sa.select(api_keys).order_by(api_keys.c.created_at))]
-
-    def revoke_key(self, key_id: str, actor: str) -> None:
-        """Revokes an API key for good.
-
-        Raises:
-            NotFound: there is none with that id.
-        """
-        with self.write() as connection:
-            unrevoked = sa.func.coalesce(api_keys.c.revoked_at, now_ms())
-            changed = sa.update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=unrevoked)
-            if connection.execute(changed).rowcount != 1:
-                raise NotFound(f"There is no key {key_id!r}. `seriatim keys list` shows them.")
-            self._log(connection, actor, "revoke key", {"key": key_id})
-
     # series -------------------------------------------------------------------------------------------------------
 
     def create_series(self, new: NewSeries, shard: int, series_max: int, defaults: Defaults | None) -> Series | None:
@@ -244,13 +151,14 @@ class Store(Database):
 
         Raises:
             Conflict: the company has `series_max` series already, or the id was that of a deleted series.
+            Invalid: the prefix is taken.
             Stale: the defaults have changed.
         """
         now = now_ms()
         mine = series.c.company == new.company
         row = msgspec.structs.asdict(new) | msgspec.structs.asdict(new.numbering)
         row |= {"version": 1, "shard": shard, "position": 0, "created_at": now, "updated_at": now}
-        del row["numbering"], row["default"]
+        del row["numbering"], row["default"], row["lone_prefix"]
         with self.write() as connection:
             # What concurrent creations, and changes of a default, of one company wait for.
             connection.execute(sa.select(companies.c.id).where(companies.c.id == new.company).with_for_update())
@@ -260,15 +168,29 @@ class Store(Database):
                 raise Conflict("A series with this id was deleted. Use a new id.")
             if (connection.scalar(sa.select(sa.func.count()).where(mine)) or 0) >= series_max:
                 raise Conflict(f"The company has {series_max} series, the most it may have (SERIATIM_SERIES_MAX).")
+            if new.lone_prefix:
+                self._check_prefix(connection, new)
             of_type = sa.select(series.c.pk).where(mine, series.c.type == new.type, series.c.is_default)
             if defaults is not None:
                 self._move_default(connection, defaults, new.type)
             elif connection.execute(of_type).first() is None:
                 raise Stale
-            statement = self.insert(series).values(row | {"is_default": defaults is not None})
+            made = sa.update(companies).values(series_made=companies.c.series_made + 1)
+            counted = made.where(companies.c.id == new.company).returning(companies.c.series_made)
+            row |= {"ordinal": connection.execute(counted).scalar_one(), "is_default": defaults is not None}
+            statement = self.insert(series).values(row)
             unless_taken = statement.on_conflict_do_nothing(index_elements=["id"]).returning(series)
             created = connection.execute(unless_taken).one_or_none()
             return None if created is None else _series(created)
+
+    def _check_prefix(self, connection: sa.Connection, new: NewSeries) -> None:
+        plain = sa.and_(series.c.format.is_(None), series.c.prefix == new.numbering.prefix)
+        rivals = sa.select(series.c.prefix, series.c.format).where(
+            series.c.company == new.company, series.c.type == new.type, plain | series.c.format.is_not(None)
+        )
+        for prefix, written in connection.execute(rivals):
+            if formats.prefix(Numbering(prefix=prefix, format=written)) == new.numbering.prefix:
+                raise Invalid({"prefix": f"is that of another series of type {new.type}. Choose another"})
 
     def delete_series(self, old: Series, defaults: Defaults | None, actor: str) -> None:
         """Deletes a series without records. Its id is never used again.
@@ -304,13 +226,19 @@ class Store(Database):
         with self.read() as connection:
             return bytes(connection.execute(sa.select(series.c.creation).where(series.c.pk == pk)).scalar_one())
 
-    def list_series(self, company: str | None = None, after: int = 0, limit: int | None = None) -> list[Series]:
-        """Returns the series of a company (None: of all), in order of creation, from behind pk `after`."""
-        listed = sa.select(series).where(series.c.pk > after).order_by(series.c.pk)
-        if company is not None:
-            listed = listed.where(series.c.company == company)
+    def list_series(
+        self, company: str | None = None, kind: str | None = None, after: int = 0, limit: int | None = None
+    ) -> list[Series]:
+        """Returns the series of a company and type (None: of all), in order of creation, from behind pk `after`."""
+        listed = sa.select(series).where(series.c.pk > after, *_of(company, kind)).order_by(series.c.pk)
         with self.read() as connection:
             return [_series(row) for row in connection.execute(listed.limit(limit))]
+
+    def series_ids(self, company: str, kind: str) -> list[str]:
+        """Returns the ids of a company's series of a type, in order of creation."""
+        with self.read() as connection:
+            listed = sa.select(series.c.id).where(*_of(company, kind)).order_by(series.c.pk)
+            return list(connection.execute(listed).scalars())
 
     def relabel_series(self, old: Series, new: Series) -> Series:
         """Replaces what no script sees of a series: name, description, code, sig."""
@@ -452,11 +380,15 @@ class Store(Database):
             for position, numbers, day in connection.execute(ordered):
                 yield position, _counted.decode(numbers), day
 
-    def counters(self, owner: Series) -> dict[str, int]:
-        """Returns the last settled values of a series' counters, by field."""
+    def counters(self, owners: Sequence[Series]) -> dict[str, dict[str, int]]:
+        """Returns the last settled values of some series' counters, by id of the series and field."""
+        names = {owner.pk: owner.id for owner in owners}
+        found: dict[str, dict[str, int]] = {owner.id: {} for owner in owners}
         with self.read() as connection:
-            rows = connection.execute(sa.select(counters).where(counters.c.series == owner.pk)).all()
-        return {f"{row.counter}:{row.period}" if row.period else row.counter: row.value for row in rows}
+            for row in connection.execute(sa.select(counters).where(counters.c.series.in_(list(names)))):
+                field = f"{row.counter}:{row.period}" if row.period else row.counter
+                found[names[row.series]][field] = row.value
+        return found
 
     def commit(self, standing: Standing, slices: Sequence[Slice]) -> None:
         """Commits signed records in one transaction; moves each series from exactly the place that was read.
@@ -509,38 +441,6 @@ class Store(Database):
             keys = [counters.c.series, counters.c.counter, counters.c.period]
             connection.execute(upsert.on_conflict_do_update(index_elements=keys, set_={"value": value}))
 
-    # signing keys and audit ---------------------------------------------------------------------------------------
-
-    def add_signing_key(self, kid: str, jwk: str) -> None:
-        """Publishes the public part of a signing key. It stays for good."""
-        row = {"kid": kid, "jwk": jwk, "created_at": now_ms()}
-        with self.write() as connection:
-            connection.execute(self.insert(signing_keys).values(row).on_conflict_do_nothing())
-
-    def signing_keys(self) -> list[str]:
-        """Returns the public signing keys as JWK texts, oldest first."""
-        with self.read() as connection:
-            ordered = sa.select(signing_keys.c.jwk).order_by(signing_keys.c.created_at, signing_keys.c.kid)
-            return list(connection.execute(ordered).scalars())
-
-    def logged(self) -> Iterator[Logged]:
-        """Yields the audit log, oldest first."""
-        with self.read() as connection:
-            ordered = sa.select(audit_log).order_by(audit_log.c.id).execution_options(yield_per=PAGE)
-            for row in connection.execute(ordered):
-                yield Logged(row.at, row.actor, row.action, msgspec.json.decode(row.detail))
-
-    def _log(
-        self, connection: sa.Connection, actor: str, action: str, detail: dict[str, Any], *, at: int | None = None
-    ) -> None:
-        row = {
-            "at": at or now_ms(),
-            "actor": actor,
-            "action": action,
-            "detail": msgspec.json.encode(detail).decode(),
-        }
-        connection.execute(sa.insert(audit_log).values(row))
-
 
 @contextmanager
 def _repetition_is_damage() -> Iterator[None]:
@@ -555,9 +455,9 @@ def _unchanged(old: Series) -> sa.ColumnElement[bool]:
     return sa.and_(series.c.pk == old.pk, series.c.version == old.version, same_load)
 
 
-def _key(row: sa.Row[Any]) -> ApiKey:
-    scopes = tuple(row.scopes.split(" "))
-    return ApiKey(row.id, row.company, bytes(row.salt), bytes(row.hash), scopes, row.created_at, row.revoked_at)
+def _of(company: str | None, kind: str | None) -> list[sa.ColumnElement[bool]]:
+    wanted = {series.c.company: company, series.c.type: kind}
+    return [column == value for column, value in wanted.items() if value is not None]
 
 
 def _series(row: sa.Row[Any]) -> Series:

@@ -39,12 +39,14 @@ companies = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("loaded_epoch", sa.Text),
+    sa.Column("series_made", sa.BigInteger, nullable=False, server_default="0"),
 )
 api_keys = sa.Table(
     "api_keys",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("company", Uuid, sa.ForeignKey("companies.id"), nullable=False),
+    sa.Column("companies", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("salt", sa.LargeBinary, nullable=False),
     sa.Column("hash", sa.LargeBinary, nullable=False),
     sa.Column("scopes", sa.Text, nullable=False),
@@ -57,6 +59,7 @@ series = sa.Table(
     sa.Column("pk", Identity, primary_key=True, autoincrement=True),
     sa.Column("id", Uuid, nullable=False, unique=True),
     sa.Column("company", Uuid, sa.ForeignKey("companies.id"), nullable=False),
+    sa.Column("ordinal", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
@@ -86,6 +89,7 @@ series = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Index("ix_series_company_pk", "company", "pk"),
+    sa.Index("uq_series_company_ordinal", "company", "ordinal", unique=True),
     sa.Index(
         "uq_series_default",
         "company",

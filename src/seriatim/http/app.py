@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from seriatim import scripts, worker
 from seriatim.allocator import Allocator, Gate
@@ -25,16 +25,22 @@ from seriatim.auth import Authenticator
 from seriatim.config import Config
 from seriatim.definitions import Definitions
 from seriatim.errors import Halted, Unavailable
-from seriatim.http import sequence
+from seriatim.http.dialect import Dialects, json_response
+from seriatim.http.dreamapply import DreamApply
 from seriatim.http.edge import Edge
+from seriatim.http.octobat import Octobat
+from seriatim.http.sequence import Sequence
+from seriatim.http.storno import Storno
 from seriatim.ledger import Ledger
 from seriatim.recovery import Watch
 from seriatim.store import Store
+from seriatim.tokens import Tokens
 
 log = structlog.stdlib.get_logger(__name__)
 
 REDIS_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 2.0
+OCTOBAT_TYPES = ("invoice", "credit_note")
 
 
 class Front:
@@ -68,7 +74,9 @@ class Front:
             gate=self.gate,
             warden=self.watch,
         )
-        self.authenticator = Authenticator(self.store)
+        self.authenticator = Authenticator(
+            self.store, Tokens(config), rate=config.key_rate_max, in_flight=config.key_in_flight_max
+        )
         self._tasks: set[asyncio.Future[Any]] = set()
 
     @asynccontextmanager
@@ -102,7 +110,7 @@ class Front:
 
     async def healthz(self, _request: Request) -> Response:
         """GET /healthz: this process answers."""
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def readyz(self, _request: Request) -> Response:
         """GET /readyz: whether numbers can be issued, and if not, why."""
@@ -121,7 +129,7 @@ class Front:
                 "durability": "ok" if self.config.ack == "fsync" else "SERIATIM_ACK=memory: a crash loses numbers",
             },
         }
-        return _json(content, 200 if ready else 503)
+        return json_response(content, 200 if ready else 503)
 
     async def jwks(self, _request: Request) -> Response:
         """GET /.well-known/jwks.json: the public keys of all receipts (RFC 7517)."""
@@ -133,23 +141,33 @@ class Front:
         with scripts.translated():
             self.blocking.ping()
 
+    def dialects(self) -> Dialects:
+        """Returns the dialects, the native one first: it also answers for the paths of none."""
+        core, bytes_max = (self.definitions, self.ledger, self.authenticator), self.config.body_bytes_max
+        return Dialects(
+            [
+                Sequence(*core, bytes_max),
+                DreamApply(*core),
+                Storno(*core, bytes_max),
+                *(Octobat(kind, self.definitions, self.authenticator, bytes_max) for kind in OCTOBAT_TYPES),
+            ]
+        )
+
     def app(self) -> ASGIApp:
         """Returns the app to serve."""
-        dialect = sequence.Sequence(self.definitions, self.ledger, self.authenticator, self.config.body_bytes_max)
-        routes = [
-            Mount("/sequence/v1", dialect.app()),
+        dialects = self.dialects()
+        own = [
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
             Route("/.well-known/jwks.json", self.jwks),
         ]
-        app = Starlette(routes=routes, lifespan=self.running, exception_handlers=sequence.EXCEPTION_HANDLERS)
+        app = Starlette(
+            routes=[*dialects.routes(), *own],
+            lifespan=self.running,
+            exception_handlers=dialects.exception_handlers(),
+        )
         app.router.redirect_slashes = False
-        return Edge(app, self.config.in_flight_max, _too_busy)
-
-
-async def _too_busy(scope: Scope, receive: Receive, send: Send) -> None:
-    refusal = Unavailable("This process works on too many requests. Repeat this one with the same id.")
-    await sequence.error_response(refusal)(scope, receive, send)
+        return Edge(app, self.config.in_flight_max, dialects.refusal)
 
 
 async def _says(check: Any) -> str:
@@ -160,7 +178,3 @@ async def _says(check: Any) -> str:
     except TimeoutError:
         return f"does not answer within {READY_TIMEOUT_S:.0f} s"
     return "ok"
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")

@@ -1,11 +1,11 @@
-"""What every request passes: limits, request ids, logs, credentials, and the reading of bodies."""
+"""What every request passes: limits, request ids, security headers, logs, and the reading of bodies."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeVar, get_args
 
@@ -13,11 +13,9 @@ import msgspec
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from seriatim.auth import Authenticator, Principal
-from seriatim.errors import BadRequest, Invalid, TooLarge, Unauthorized, Unavailable
+from seriatim.errors import BadRequest, Invalid, SeriatimError, TooLarge, Unavailable
 
 log = structlog.stdlib.get_logger("seriatim.http")
 
@@ -25,6 +23,14 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 UNLIMITED = {"/healthz", "/readyz"}
 """A busy process must not be taken for a dead one."""
 
+TOO_BUSY = "This process works on too many requests. Repeat this one with the same id."
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""Whoever answers says `Cache-Control` and `Content-Security-Policy` as they fit the answer."""
 WRONG_MAX = 100
 ELEMENTS_MAX = 1000
 """How many wrong fields an answer names, and how many elements of a list are looked at for them."""
@@ -36,9 +42,14 @@ class Edge:
     """Outermost ASGI layer: names each request, bounds how many are worked on, logs what went wrong.
 
     The request id is the caller's `X-Request-Id` when that is plain, and goes back in the answer.
+
+    Args:
+        app: what serves requests.
+        in_flight_max: how many at once.
+        refuse: how the client of a path is told an error.
     """
 
-    def __init__(self, app: ASGIApp, in_flight_max: int, refuse: Any) -> None:
+    def __init__(self, app: ASGIApp, in_flight_max: int, refuse: Callable[[str, SeriatimError], Response]) -> None:
         self._app = app
         self._in_flight_max = in_flight_max
         self._in_flight = 0
@@ -57,13 +68,13 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], *SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
             await send(message)
 
         self._in_flight += 1
         try:
             fits = self._in_flight <= self._in_flight_max or scope["path"] in UNLIMITED
-            app = self._app if fits else self._refuse
+            app = self._app if fits else self._refuse(scope["path"], Unavailable(TOO_BUSY))
             await app(scope, receive, send_named)
         finally:
             self._in_flight -= 1
@@ -86,30 +97,6 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and REQUEST_ID.match(value.decode("latin-1")):
             return str(value, "latin-1")
     return os.urandom(16).hex()
-
-
-def route(path: str, **endpoints: Callable[[Request], Awaitable[Response]]) -> Route:
-    """Returns the route of a path, with its endpoints by method: one, so that a refusal names all methods it takes."""
-
-    async def endpoint(request: Request) -> Response:
-        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
-
-    return Route(path, endpoint, methods=list(endpoints))
-
-
-async def authenticate(request: Request, authenticator: Authenticator, scope: str) -> Principal:
-    """Returns the holder of the request's Bearer token, who must have `scope`.
-
-    Raises:
-        Unauthorized: there is no valid token.
-        Forbidden: it does not have the scope.
-    """
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthorized("Send an API key: `Authorization: Bearer <key>`.")
-    principal = await authenticator.principal(token.strip())
-    principal.require(scope)
-    return principal
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:
