@@ -28,6 +28,7 @@ check: $(VENV)/stamp ## lint, formatting, types
 bench: $(VENV)/stamp ## measure beside a bare ASGI app, into bench/results/; longer: make bench ARGS="--rounds 9"
 	@sh .ci/packages wrk
 	$(BIN)/python bench/spine.py $(ARGS)
+	$(BIN)/python bench/guard.py $(ARGS)
 
 # Not by way of the stamp: a lock that no longer fits pyproject.toml must not keep us from making another.
 lock: ## pin what pyproject.toml asks for; newest versions: make lock ARGS=--upgrade
