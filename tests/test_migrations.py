@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
-from seriatim.store import Store
+from seriatim import database
+from seriatim.model import Numbering
+from seriatim.store import NewSeries, Store
 from seriatim.tables import metadata
 
 ELSEWHERE = "described"
@@ -52,6 +58,63 @@ def test_migrating_again_changes_nothing(store: Store) -> None:
     # Then its data and its shard count are what they were
     assert store.data_set() == before
     assert store.companies() == [company]
+
+
+def test_series_and_keys_of_before_get_small_ids_and_their_companies(store_url: str) -> None:
+    # Given a store at the version before small ids, with series of two companies made in turns, and a key
+    store = Store(store_url)
+    one, other = (str(uuid.UUID(int=number)) for number in (1, 2))
+    made = [(one, "11"), (other, "21"), (one, "12"), (one, "13")]
+    series = {"type": "t", "name": "", "description": "", "code": "", "prefix": "", "padding": 0, "suffix": ""}
+    series |= {"active": True, "is_default": False, "creation": b"", "version": 1, "shard": 0, "position": 0}
+    times = {"created_at": 0, "updated_at": 0}
+    with store.write() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        old = sa.MetaData()
+        old.reflect(connection)
+        for company in (one, other):
+            _insert(connection, old, "companies", {"id": company, "name": company, "created_at": 0})
+        for company, ending in made:
+            _insert(connection, old, "series", series | times | {"id": _uuid(ending), "company": company})
+        key = {"id": "k", "company": other, "salt": b"s", "hash": b"h", "scopes": "read", "created_at": 0}
+        _insert(connection, old, "api_keys", key)
+
+    # When it is migrated
+    store.migrate()
+
+    # Then each company's series are numbered in their order, and the key acts for its company
+    assert {found.id: found.ordinal for found in store.list_series(one)} == {
+        _uuid("11"): 1,
+        _uuid("12"): 2,
+        _uuid("13"): 3,
+    }
+    assert {found.id: found.ordinal for found in store.list_series(other)} == {_uuid("21"): 1}
+    assert [(kept.company, kept.companies) for kept in store.api_keys()] == [(other, (other,))]
+
+    # And what is made next goes on behind them
+    numbering = {"numbering": Numbering(), "sig": None, "default": False, "lone_prefix": False}
+    fresh = {name: series[name] for name in ("type", "name", "description", "code", "active", "creation")} | numbering
+    for company, ordinal in ((one, 4), (other, 2)):
+        defaults = store.defaults(company, 0)
+        new = NewSeries(**fresh, id=str(uuid.uuid4()), company=company)  # type: ignore[arg-type]
+        created = store.create_series(new, 0, 10, defaults)
+        assert created is not None
+        assert created.ordinal == ordinal
+    store.close()
+
+
+def _uuid(ending: str) -> str:
+    return f"00000000-0000-4000-8000-{ending:0>12}"
+
+
+def _insert(connection: sa.Connection, tables: sa.MetaData, name: str, row: dict[str, Any]) -> None:
+    # SQLite's tables do not say which of their columns are UUIDs: it keeps them without hyphens.
+    if connection.dialect.name == "sqlite":
+        row = row | {column: row[column].replace("-", "") for column in ("id", "company") if column in row}
+    connection.execute(sa.insert(tables.tables[name]).values(row))
 
 
 def _rules_of_the_code(store: Store) -> dict[str, Any]:
