@@ -45,18 +45,24 @@ def postgresql() -> Iterator[str]:
     server.cleanup()
 
 
+@pytest.fixture
+def postgresql_url(postgresql: str) -> str:
+    """An empty database in it."""
+    name = f"t{uuid.uuid4().hex}"
+    engine = sa.create_engine(postgresql.format("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return postgresql.format(name)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, directory: Path) -> str:
     """An empty database of either kind."""
     if request.param == "sqlite":
         return f"sqlite:///{directory / 'store.db'}"
-    url: str = request.getfixturevalue("postgresql")
-    name = f"t{uuid.uuid4().hex}"
-    engine = sa.create_engine(url.format("postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return url.format(name)
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
 
 
 @pytest.fixture

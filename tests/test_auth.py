@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-import shutil
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -16,7 +14,7 @@ import pytest
 from seriatim import auth
 from seriatim.auth import ALPHABET, SCOPES, Authenticator, Principal
 from seriatim.config import Config
-from seriatim.errors import ConfigError, Unauthorized, Unavailable
+from seriatim.errors import ConfigError, Unauthorized
 from seriatim.http.sequence import Sequence
 from seriatim.store import Store
 from seriatim.tokens import Tokens
@@ -135,41 +133,6 @@ def test_an_unknown_scope_is_refused_with_the_ones_that_exist(text: str) -> None
 def test_scopes_are_read_from_a_list() -> None:
     assert auth.parse_scopes("read") == ("read",)
     assert auth.parse_scopes("manage, read,manage") == ("manage", "read")
-
-
-# trust ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_store_that_is_down_refuses_no_key_that_was_valid_when_it_went(directory: Path) -> None:
-    # Given a process that has checked one of two keys
-    home = directory / "home"
-    home.mkdir()
-    store = Store(f"sqlite:///{home / 'store.db'}")
-    store.migrate()
-    company = store.create_company("acme", "test")
-    known, fresh = (auth.create_key(store, [company.id], SCOPES, "test")[0] for _ in range(2))
-
-    async def checks() -> None:
-        authenticator = make_authenticator(store)
-        before = await authenticator.principal(known, tokens=False)
-
-        # When the store goes away for longer than a check is trusted
-        store.close()
-        shutil.move(home, directory / "away")
-        await asyncio.sleep(auth.TRUST_S * 1.5)
-
-        # Then the known key still counts, and of the other one nothing is known
-        assert await authenticator.principal(known, tokens=False) == before
-        with pytest.raises(Unavailable):
-            await authenticator.principal(fresh, tokens=False)
-
-        # And once the store is back, so are both
-        shutil.move(directory / "away", home)
-        assert (await authenticator.principal(fresh, tokens=False)).company == company.id
-        assert await authenticator.principal(known, tokens=False) == before
-
-    asyncio.run(checks())
-    store.close()
 
 
 # on a running service ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from seriatim.config import FLAGS, MEANINGS, PREFIX, SECRETS, Config, read, settings
+from seriatim.config import FLAGS, HIDDEN, MEANINGS, PREFIX, Config, read, settings
 from seriatim.errors import ConfigError
 
 FIELDS = set(Config.__struct_fields__)
@@ -103,5 +103,5 @@ def test_every_setting_is_listed_with_its_origin_and_meaning() -> None:
 
 def test_every_setting_has_a_meaning_and_no_flag_is_one() -> None:
     assert set(MEANINGS) == FIELDS
-    assert SECRETS <= FIELDS
+    assert set(HIDDEN) <= FIELDS
     assert not FLAGS & FIELDS

@@ -176,7 +176,9 @@ def _first_start(settings: config.Config) -> None:
     """Makes what an embedded setting needs: the schema, the signing key, and a first company with a key."""
     from seriatim import auth, signing
     from seriatim.store import Store
+    from seriatim.tokens import Tokens
 
+    Tokens(settings)  # what is wrong in them is better said here than in the log of an API process
     store = Store(settings.store_url)
     store.migrate()
     store.prepare(settings.shards)

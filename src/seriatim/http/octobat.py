@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl
@@ -111,7 +110,7 @@ class Octobat(Dialect):
             return ""
         try:
             user, _, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, or not UTF-8 in it
             return ""
         return "" if password else user
 
