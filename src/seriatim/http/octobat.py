@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl
 
@@ -188,9 +189,10 @@ class Octobat(Dialect):
     async def _own(self, request: Request, principal: Principal) -> SeriesView:
         match = ID.match(request.path_params["id"])
         if match:
-            view = await self._definitions.get(principal.company, uuid_text(bytes.fromhex(match[1])))
-            if view.series.type == self._kind:
-                return view
+            with suppress(NotFound):
+                view = await self._definitions.get(principal.company, uuid_text(bytes.fromhex(match[1])))
+                if view.series.type == self._kind:
+                    return view
         raise NotFound("There is no such numbering sequence. Check the id.")
 
     async def _form(self, request: Request) -> dict[str, str]:
