@@ -154,6 +154,11 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
     return Response(_encode(content), status, {**PRIVATE, **(headers or {})}, "application/json")
 
 
+def no_content() -> Response:
+    """Returns the answer of what has nothing to tell."""
+    return Response(status_code=204, headers=PRIVATE)
+
+
 _encode = msgspec.json.Encoder().encode
 
 

@@ -63,19 +63,26 @@ class Edge:
         request_id = _request_id(scope)
         started = time.perf_counter()
         status = 500
+        answered = False
 
         async def send_named(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
             await send(message)
+            answered = message["type"] == "http.response.body" and not message.get("more_body")
 
         self._in_flight += 1
         try:
             fits = self._in_flight <= self._in_flight_max or scope["path"] in UNLIMITED
             app = self._app if fits else self._refuse(scope["path"], Unavailable(TOO_BUSY))
             await app(scope, receive, send_named)
+        except Exception:
+            if not answered:
+                raise
+            # The client has been told. The server would cut the connection, and with it who asks next on it.
+            log.exception("a fault of ours", request=request_id)
         finally:
             self._in_flight -= 1
             if status >= 400:  # noqa: PLR2004

@@ -15,7 +15,7 @@ from seriatim.auth import Authenticator, Principal
 from seriatim.definitions import Definitions, SeriesView, preview_new
 from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimError, TooLarge
 from seriatim.formats import Preview, template
-from seriatim.http.dialect import Dialect, bearer, json_response, operation
+from seriatim.http.dialect import Dialect, bearer, json_response, no_content, operation
 from seriatim.http.edge import decode, read_body
 from seriatim.http.fields import check_day, check_meta, check_reason, check_sig, check_type, series_fields
 from seriatim.ledger import Ledger, Wanted
@@ -167,7 +167,7 @@ class Sequence(Dialect):
         """Deletes a series that has no records."""
         series_id = parse_uuid(request.path_params["id"], "series")
         await self._definitions.delete(principal.company, series_id, principal.actor)
-        return Response(status_code=204)
+        return no_content()
 
     @operation("POST", "/series/{id}/skip", "manage", body=SkipBody, answer=SkipAnswer, refusals=WRITING)
     async def skip(self, request: Request, principal: Principal) -> Response:

@@ -13,7 +13,7 @@ from seriatim.auth import Authenticator, Principal
 from seriatim.definitions import Definitions, SeriesView
 from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimError, TooLarge
 from seriatim.formats import prefix
-from seriatim.http.dialect import Dialect, bearer, json_response, operation
+from seriatim.http.dialect import Dialect, bearer, json_response, no_content, operation
 from seriatim.http.edge import decode, read_body
 from seriatim.http.fields import series_fields
 from seriatim.ledger import Ledger
@@ -207,7 +207,7 @@ class Storno(Dialect):
         """Deletes a series that has no entries."""
         series_id = parse_uuid(request.path_params["uuid"], "series")
         await self._definitions.delete(principal.company, series_id, principal.actor)
-        return Response(status_code=204)
+        return no_content()
 
 
 def _check_number(number: int | None) -> dict[str, str]:
