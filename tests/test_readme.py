@@ -20,7 +20,14 @@ import yaml
 from stack import Up
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/operating.md", "docs/numbering.md", "docs/gaps.md", "docs/dialects.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/operating.md",
+    "docs/numbering.md",
+    "docs/gaps.md",
+    "docs/dialects.md",
+    "docs/access.md",
+)
 START = "make run\n"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
@@ -34,6 +41,8 @@ VARIABLE = re.compile(
 )
 """What differs from run to run."""
 KEY_ID = slice(9, 19)
+SECRET = re.compile(r"^export (SERIATIM_JWT_SECRET)=(\S+)$", re.MULTILINE)
+"""What a document says that the service was started with."""
 DONE = "-- done --"
 
 
@@ -129,10 +138,11 @@ class Shell:
 
 
 @contextmanager
-def making(data_dir: Path, port: int) -> Iterator[IO[str]]:
+def making(data_dir: Path, port: int, settings: dict[str, str]) -> Iterator[IO[str]]:
     """`make run` with the Python of these tests, on another port and directory; yields what it prints."""
     # What an outer `make test` hands down is not meant for this one, and the environment is as it should be already.
     environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "ARGS"}}
+    environment |= settings
     target = ["-o", f"{sys.prefix}/stamp", f"VENV={sys.prefix}", "run", f"ARGS=--port {port} --data-dir {data_dir}"]
     process = subprocess.Popen(
         ["make", *target], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -156,7 +166,9 @@ def test_the_documents_are_true(directory: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     transcript = Transcript(f"127.0.0.1:{port}")
-    with making(directory, port) as output:
+    settings = dict(SECRET.findall("".join(snippet.commands for snippet in snippets)))
+    assert settings
+    with making(directory, port, settings) as output:
         printed = "".join(output.readline() for _ in start.printed.splitlines())
         transcript.compare(start, printed)
 

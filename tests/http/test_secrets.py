@@ -61,6 +61,7 @@ class Talkative:
             query = f"?access_token={credentials}&apikey={credentials}&limit={credentials}"
             statuses.add(self.send("GET", path + query, {"Cookie": f"token={credentials}"}))
             statuses.add(self.send("GET", path + query, {"Authorization": f"Bearer {credentials}"}))
+            statuses.add(self.send("GET", f"{path}/{credentials}/{credentials}", {}))
             more = {"X-Request-Id": f"a {credentials}", "X-Api-Key": credentials, "X-Company": credentials}
             statuses.add(self.send("PATCH", path, more | {"Authorization": f"Bearer {credentials}"}, credentials))
         return statuses

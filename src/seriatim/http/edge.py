@@ -20,6 +20,8 @@ from seriatim.errors import BadRequest, Invalid, SeriatimError, TooLarge, Unavai
 log = structlog.stdlib.get_logger("seriatim.http")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+CREDENTIALS = re.compile(r"(seriatim_\w{10})\w+|eyJ[\w.-]+")
+"""API keys but for their ids, and tokens, wherever they are sent by mistake."""
 UNLIMITED = {"/healthz", "/readyz"}
 """A busy process must not be taken for a dead one."""
 
@@ -88,11 +90,10 @@ class Edge:
             if status >= 400:  # noqa: PLR2004
                 level = log.warning if status >= 500 else log.info  # noqa: PLR2004
                 took_ms = round((time.perf_counter() - started) * 1000, 1)
-                path = scope["path"]
                 level(
                     "refused",
                     method=scope["method"],
-                    path=path,
+                    path=CREDENTIALS.sub(r"\1***", scope["path"]),
                     status=status,
                     request=request_id,
                     ms=took_ms,
