@@ -31,6 +31,8 @@ from seriatim.store import NewSeries, Store
 T = TypeVar("T")
 
 DEFINITIONS_MAX = 100_000
+VIEWS_AT_ONCE = 200
+"""So that others are served meanwhile."""
 TRIES_MAX = 20
 CHANGE_PAUSE_S = 0.05
 CHANGE_MS_MAX = 5_000
@@ -216,8 +218,12 @@ class Definitions:
         return (await self._views([series]))[0]
 
     async def _views(self, listed: list[Series]) -> list[SeriesView]:
-        if not listed:
-            return []
+        views: list[SeriesView] = []
+        for first in range(0, len(listed), VIEWS_AT_ONCE):
+            views += await self._some_views(listed[first : first + VIEWS_AT_ONCE])
+        return views
+
+    async def _some_views(self, listed: list[Series]) -> list[SeriesView]:
         try:
             self._gate.require()
             return await self._current_views(listed)
