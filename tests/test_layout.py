@@ -53,7 +53,16 @@ DIALECT_MAY_IMPORT = BASE | {
     "http.edge",
     "http.fields",
 }
-NOT_DIALECTS = {"http", "http.app", "http.dialect", "http.edge", "http.fields", "http.openapi", "http.docs", "http.console"}
+NOT_DIALECTS = {
+    "http",
+    "http.app",
+    "http.dialect",
+    "http.edge",
+    "http.fields",
+    "http.openapi",
+    "http.docs",
+    "http.console",
+}
 BUILDERS = {"http.app", "worker", "cli"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}
 
