@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 import uuid
@@ -100,6 +101,20 @@ def client(shared_up: Up) -> Iterator[httpx.Client]:
     """An HTTP client of the module's server."""
     with shared_up.client() as made:
         yield made
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what `make fuzz` says."""
+    group = parser.getgroup("seriatim")
+    group.addoption("--fuzz-seconds", type=int, help="try random requests for so long, other ones each time")
+    seed = random.randrange(2**32)
+    group.addoption("--fuzz-seed", type=int, default=seed, help="try those of this seed again")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Says how to try the same random requests again."""
+    seconds, seed = config.option.fuzz_seconds, config.option.fuzz_seed
+    return [f"again: make fuzz ARGS='--fuzz-seconds {seconds} --fuzz-seed {seed}'"] if seconds else []
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -38,7 +38,9 @@ MAY_IMPORT = {
     "auth": BASE | {"registry", "tokens"},
     "http.edge": BASE,
     "http.dialect": BASE | {"auth"},
-    "http.fields": BASE,
+    "http.fields": BASE | {"messages"},
+    "http.openapi": BASE | {"auth", "messages", "http.dialect"},
+    "http.docs": set(),
 }
 """Of our own modules, what each may import; modules that build things are free."""
 DIALECT_MAY_IMPORT = BASE | {
@@ -51,7 +53,16 @@ DIALECT_MAY_IMPORT = BASE | {
     "http.edge",
     "http.fields",
 }
-NOT_DIALECTS = {"http", "http.app", "http.dialect", "http.edge", "http.fields", "http.openapi", "http.console"}
+NOT_DIALECTS = {
+    "http",
+    "http.app",
+    "http.dialect",
+    "http.edge",
+    "http.fields",
+    "http.openapi",
+    "http.docs",
+    "http.console",
+}
 BUILDERS = {"http.app", "worker", "cli"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}
 

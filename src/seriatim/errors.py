@@ -89,7 +89,7 @@ class TooLarge(SeriatimError):  # noqa: N818
 
 
 class Invalid(SeriatimError):  # noqa: N818
-    """Some fields are wrong; `fields` says which and why."""
+    """Some fields are wrong; the answer says which and why."""
 
     status = 422
     code = "invalid"

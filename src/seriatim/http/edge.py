@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 import structlog
@@ -168,6 +168,7 @@ def _explain(body: bytes, wanted: Any, error: msgspec.ValidationError) -> BadReq
 
 def _wrong(name: str, value: Any, wanted: Any) -> Iterator[tuple[str, str]]:
     """Yields the name of a value that is wrong, and why; of objects, maps and lists, what is wrong in them."""
+    wanted = get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
     try:
         msgspec.convert(value, wanted)
     except msgspec.ValidationError as mismatch:
