@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -9,9 +10,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 import pytest
@@ -25,6 +26,7 @@ DOCUMENTS = (
     "docs/operating.md",
     "docs/numbering.md",
     "docs/gaps.md",
+    "docs/client.md",
     "docs/dialects.md",
     "docs/access.md",
 )
@@ -47,9 +49,10 @@ DONE = "-- done --"
 
 
 class Snippet(msgspec.Struct):
-    """Commands, and what a document says that they print."""
+    """Commands of a shell or of Python, and what a document says that they print."""
 
     commands: str
+    language: str
     printed: str | None = None
 
 
@@ -60,10 +63,10 @@ def read(document: str) -> list[Snippet]:
     end = 0
     for block in BLOCK.finditer(text):
         language, content = block.groups()
-        if language == "sh":
-            found.append(Snippet(content))
+        if language in ("sh", "python"):
+            found.append(Snippet(content, language))
         else:
-            assert language == "text", f"{document}: a block must be sh or text: {content}"
+            assert language == "text", f"{document}: a block must be sh, python or text: {content}"
             assert text[end : block.start()].isspace(), f"{document}: output must follow its commands: {content}"
             found[-1].printed = content
         end = block.end()
@@ -137,6 +140,21 @@ class Shell:
         return printed.removesuffix(f"{DONE}\n").rstrip("\n") + "\n"
 
 
+class Program:
+    """One Python program of all snippets."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.names: dict[str, Any] = {}
+
+    def run(self, commands: str) -> str:
+        """Runs commands, and returns what they print."""
+        printed = io.StringIO()
+        with chdir(self.directory), redirect_stdout(printed):
+            exec(compile(commands, "a document", "exec"), self.names)
+        return printed.getvalue()
+
+
 @contextmanager
 def making(data_dir: Path, port: int, settings: dict[str, str]) -> Iterator[IO[str]]:
     """`make run` with the Python of these tests, on another port and directory; yields what it prints."""
@@ -175,11 +193,13 @@ def test_the_documents_are_true(directory: Path, tmp_path: Path) -> None:
         # Then each of the others does what it shows
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         shell = Shell(tmp_path, dict(os.environ) | {"PATH": path, "SERIATIM_DATA_DIR": str(directory)})
+        program = Program(tmp_path)
         for snippet in snippets:
             if all(DOCKER.match(line) for line in snippet.commands.splitlines()):
                 continue  # below
             Up(directory).settled()  # it is faster than whoever types
-            transcript.compare(snippet, shell.run(transcript.commands(snippet.commands)))
+            runs = shell if snippet.language == "sh" else program
+            transcript.compare(snippet, runs.run(transcript.commands(snippet.commands)))
         shell.process.communicate()
 
 

@@ -345,7 +345,7 @@ class Ledger:
             for position, numbers, day in self._store.counted(series):
                 report.add(position, numbers, day, void=position in voided)
             for note in self._store.notes(series):
-                if isinstance(note, Skip):
+                if isinstance(note, Skip) and note.place <= series.place:  # others are read below
                     report.skip(note)
 
         await asyncio.to_thread(read_settled)
