@@ -38,6 +38,7 @@ from seriatim.formats import Preview
 from seriatim.messages import (
     BatchAnswer,
     BatchBody,
+    BatchElement,
     EntryAnswer,
     EntryBody,
     EntryPage,
@@ -247,7 +248,7 @@ class _Methods(ABC, Generic[Http]):
     @_method
     def issue_batch(self, series: str, entries: Iterable[EntryBody]) -> Plan[list[EntryAnswer]]:
         """Issues up to 1000 numbers in a row, or none; entries without an id get one."""
-        named = [msgspec.structs.replace(entry, id=entry.id or _new_id()) for entry in entries]
+        named = [BatchElement(entry.id or _new_id(), entry.meta, entry.sig, entry.date) for entry in entries]
         with _asking_for([entry.id or "" for entry in named]):
             where = ["series", series, "entries"]
             said = yield from self._call(BatchAnswer, "POST", where, body=BatchBody(named))
