@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "http.edge": BASE,
     "http.dialect": BASE | {"auth"},
     "http.fields": BASE,
+    "http.server": set(),
 }
 """Of our own modules, what each may import; modules that build things are free."""
 DIALECT_MAY_IMPORT = BASE | {
@@ -51,7 +52,16 @@ DIALECT_MAY_IMPORT = BASE | {
     "http.edge",
     "http.fields",
 }
-NOT_DIALECTS = {"http", "http.app", "http.dialect", "http.edge", "http.fields", "http.openapi", "http.console"}
+NOT_DIALECTS = {
+    "http",
+    "http.app",
+    "http.console",
+    "http.dialect",
+    "http.edge",
+    "http.fields",
+    "http.openapi",
+    "http.server",
+}
 BUILDERS = {"http.app", "worker", "cli"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}
 
