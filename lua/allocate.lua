@@ -21,8 +21,9 @@
 --                           text, or the number of the field that stands there; a field is a counter in its period;
 --                           claimed says that the requests came here because the series was their company's default
 --               which       the number of each request's rendering, or empty when all have the first
--- ARGV[6..]     three for each request, in the order of the groups: tag (16 bytes id, 8 bytes fingerprint of the
---               payload), meta as canonical JSON or '', client's signature or ''
+-- ARGV[6]       the requests, in the order of the groups and one behind the other: the id (16 bytes), the fingerprint
+--               of the payload (8 bytes), the lengths of what follows (4 bytes each), meta as canonical JSON or '',
+--               and the client's signature or ''
 --
 -- Replies {call, now ms, shard turned dirty (1 or 0), {request, ...}}; call is
 --   'ok'        the requests are answered
@@ -49,12 +50,15 @@
 --   {'backlog'}                the shard's outboxes are full
 --   {'damaged', what}          keys of the series contradict one another
 
+-- An entry in the outbox has one field, e: its id (16 bytes), fingerprint (8 bytes), and then, with NULs between, its
+-- time (ms), date, numbers, code, 1 if claimed, signature, meta, and the id of the entry before or nothing.
+
 -- @include index.lua
 -- @include series.lua
 
 local text = series.text
 local ACCEPTED = { issued = true, replayed = true, settled = true }
-local OUTBOX_FIELDS = { 'i', 'f', 'c', 'n', 't', 'd', 'p', 'm', 's', 'l' }
+local KEPT = '^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z%Z*%z(.*)$'
 
 local backlog, clock_ms, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
 if not backlog then
@@ -72,7 +76,7 @@ local function read_state(group, key)
     return nil, refused
   end
   series.apply(state, group[4], group[5])
-  state.wanted, state.entries_before = group[2], state.position
+  state.wanted, state.ids, state.now_text = group[2], index.open(state.prefix, state.position), text(state.now)
   state.raised, state.known, state.entries, state.fresh = {}, {}, {}, {}
   for field in pairs(state.counters) do
     state.known[field] = true
@@ -92,11 +96,9 @@ local function replay(state, position, fingerprint, known)
     end
     return { 'settled', position, void }
   end
-  local r = {}
-  for i = 1, #found[1][2], 2 do
-    r[found[1][2][i]] = found[1][2][i + 1]
-  end
-  return { 'replayed', position, r.n, r.c, tonumber(r.t), r.d, r.p or '', r.s or '', void, r.l and 1 or 0 }
+  local created, date, numbers, code, claimed, signature, previous = string.match(found[1][2][2], KEPT, 25)
+  return { 'replayed', position, numbers, code, tonumber(created), date, previous, signature, void,
+    claimed == '1' and 1 or 0 }
 end
 
 -- Why a request with a new id is refused, if it is.
@@ -116,20 +118,19 @@ local function refusal(state, date)
 end
 
 -- The counters' values as the outbox keeps them.
-local function numbers(rendering, values)
-  local fields = rendering[3]
+local function numbers(fields, plain)
   if #fields == 1 and fields[1] == 'inc' then
-    return text(values[1])
+    return plain[1]
   end
   local pairs_of = {}
   for i, field in ipairs(fields) do
-    pairs_of[i] = field .. '=' .. text(values[i])
+    pairs_of[i] = field .. '=' .. plain[i]
   end
   return table.concat(pairs_of, ';')
 end
 
-local function issue(state, rendering, tag, meta, signature)
-  local values, digits = series.count(state, rendering)
+local function issue(state, rendering, id, fingerprint, meta, signature)
+  local values, digits, plain = series.count(state, rendering)
   if not values then
     return digits
   end
@@ -141,43 +142,40 @@ local function issue(state, rendering, tag, meta, signature)
     state.counters[field] = values[i]
     state.raised[field] = values[i]
   end
-  local entry = { i = string.sub(tag, 1, 16), f = string.sub(tag, 17), t = state.now, d = rendering[1] }
-  entry.m = meta ~= '' and meta or nil
-  entry.s = signature ~= '' and signature or nil
-  entry.p = state.last_id ~= '' and state.last_id or nil
-  entry.l = rendering[4] and '1' or nil
-  entry.n = numbers(rendering, values)
-  entry.c = table.concat(pieces)
+  local date, count, code, claimed = rendering[1], numbers(rendering[3], plain), table.concat(pieces), rendering[4]
+  local previous = state.last_id
   state.position = state.position + 1
-  entry.position = state.position
-  state.last_id = entry.i
-  state.last_date = entry.d
+  state.last_id = id
+  state.last_date = date
   state.last_number = values[1]
-  state.claims = state.claims + (entry.l and 1 or 0)
-  state.fresh[entry.i] = entry
-  table.insert(state.entries, entry)
+  state.claims = state.claims + (claimed and 1 or 0)
+  local entry = { id = id, fingerprint = fingerprint, position = state.position, claimed = claimed and 1 or 0,
+    signature = signature, said = { 'issued', state.position, count, code, state.now, date, previous } }
+  entry.record = id .. fingerprint .. state.now_text .. '\0' .. date .. '\0' .. count .. '\0' .. code .. '\0'
+    .. (claimed and '1' or '') .. '\0' .. signature .. '\0' .. meta .. '\0' .. previous
+  state.fresh[id] = entry
+  state.entries[#state.entries + 1] = entry
   room = room - 1
-  return { 'issued', entry.position, entry.n, entry.c, entry.t, entry.d, entry.p or '' }
+  return entry.said
 end
 
-local function answer(state, rendering, tag, meta, signature)
-  local id, fingerprint = string.sub(tag, 1, 16), string.sub(tag, 17)
+local function answer(state, rendering, id, fingerprint, meta, signature)
   local twin = state.fresh[id]
   if twin then
-    if twin.f ~= fingerprint then
+    if twin.fingerprint ~= fingerprint then
       return { 'conflict', twin.position }
     end
-    return { 'replayed', twin.position, twin.n, twin.c, twin.t, twin.d, twin.p or '', twin.s or '', '',
-      twin.l and 1 or 0 }
+    local _, position, count, code, created, date, previous = unpack(twin.said)
+    return { 'replayed', position, count, code, created, date, previous, twin.signature, '', twin.claimed }
   end
-  local value = index.find(state.prefix, state.entries_before, id)
+  local value = index.find(state.ids, id)
   if value == nil then
     return { 'damaged', 'a bucket of the id index is missing' }
   elseif value then
     local known, position = index.unpack(value)
     return replay(state, position, fingerprint, known)
   end
-  return refusal(state, rendering[1]) or issue(state, rendering, tag, meta, signature)
+  return refusal(state, rendering[1]) or issue(state, rendering, id, fingerprint, meta, signature)
 end
 
 -- Forgets the counters of periods that are over: dates of a strict series do not go back to them. A later period may
@@ -196,19 +194,12 @@ local function forget(state)
 end
 
 local function write(state, id)
-  for i, entry in ipairs(state.entries) do
-    local fields = {}
-    for _, name in ipairs(OUTBOX_FIELDS) do
-      if entry[name] then
-        table.insert(fields, name)
-        table.insert(fields, name == 't' and text(entry.t) or entry[name])
-      end
-    end
-    redis.call('XADD', state.outbox, text(entry.position) .. '-0', unpack(fields))
-    index.add(state.prefix, state.entries_before + i - 1, entry.i, index.pack(entry.f, entry.position))
+  for _, entry in ipairs(state.entries) do
+    redis.call('XADD', state.outbox, text(entry.position) .. '-0', 'e', entry.record)
+    index.add(state.ids, entry.id, index.pack(entry.fingerprint, entry.position))
   end
   local changes = { 'position', text(state.position), 'after', '0', 'last_id', state.last_id, 'last_date',
-    state.last_date, 'last_number', text(state.last_number), 'last_time', text(state.now),
+    state.last_date, 'last_number', text(state.last_number), 'last_time', state.now_text,
     'records', text(state.records + #state.entries), 'claims', text(state.claims) }
   for field, value in pairs(state.raised) do
     table.insert(changes, field)
@@ -221,18 +212,20 @@ local function write(state, id)
   redis.call('SADD', KEYS[2], id)
 end
 
-local replies, states, argument, issued, refused_any = {}, {}, 6, 0, false
+local replies, states, at, issued, refused_any = {}, {}, 1, 0, false
 for g, group in ipairs(groups) do
   local state, refused = read_state(group, g * 3)
   local first = #replies + 1
   for i = 1, group[3] do
     local rendering = group[5][group[6][i] or 1]
-    local reply = refused or answer(state, rendering, ARGV[argument], ARGV[argument + 1], ARGV[argument + 2])
+    local id, fingerprint, meta_bytes, signature_bytes, from = struct.unpack('>c16c8I4I4', ARGV[6], at)
+    at = from + meta_bytes + signature_bytes
+    local reply = refused or answer(state, rendering, id, fingerprint, string.sub(ARGV[6], from, from + meta_bytes - 1),
+      string.sub(ARGV[6], from + meta_bytes, at - 1))
     refused_any = refused_any or not ACCEPTED[reply[1]]
-    table.insert(replies, reply)
-    argument = argument + 3
+    replies[#replies + 1] = reply
   end
-  if state and #state.entries > 0 and index.can_grow(state.prefix, state.entries_before, state.position) then
+  if state and #state.entries > 0 and index.can_grow(state.ids, state.position) then
     table.insert(states, { state, group[1] })
     issued = issued + #state.entries
   elseif state and #state.entries > 0 then

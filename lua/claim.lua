@@ -21,16 +21,17 @@ if company[1] ~= '1' then
   return { 'unloaded' }
 end
 local field, claims = ARGV[3] .. ARGV[4], tonumber(company[2])
-local known = index.find(KEYS[3], claims, field)
+local ids = index.open(KEYS[3], claims)
+local known = index.find(ids, field)
 if known then
   return { 'claimed', known }
-elseif known == nil or not index.can_grow(KEYS[3], claims, claims + 1) then
+elseif known == nil or not index.can_grow(ids, claims + 1) then
   return { 'damaged', 'a bucket of the index of claims is missing or in the way' }
 elseif company[3] then
   return { 'changing', clock_ms - tonumber(company[3]) }
 elseif not company[4] then
   return { 'none' }
 end
-index.add(KEYS[3], claims, field, company[4])
+index.add(ids, field, company[4])
 redis.call('HSET', KEYS[2], 'claims', series.text(claims + 1))
 return { 'claimed', company[4] }

@@ -18,7 +18,7 @@ local position = redis.call('HGET', KEYS[2], 'position')
 if not position then
   return { 'unloaded' }
 end
-local value = index.find(KEYS[4], tonumber(position), ARGV[3])
+local value = index.find(index.open(KEYS[4], tonumber(position)), ARGV[3])
 if value == nil then
   return { 'damaged' }
 elseif not value then

@@ -26,31 +26,32 @@ end
 local function hash_id(id)
   local a, b, c, d = struct.unpack('>I4I4I4I4', id)
   local h = (((a * 31 + b) * 31 + c) * 31 + d) % 4294967296
-  h = bit.bxor(h, bit.rshift(h, 16)) % 4294967296
-  h = (h * 1540483) % 4294967296
-  h = bit.bxor(h, bit.rshift(h, 15)) % 4294967296
-  h = (h * 1299721) % 4294967296
-  return bit.bxor(h, bit.rshift(h, 16)) % 4294967296
+  h = (bit.bxor(h, bit.rshift(h, 16)) % 4294967296 * 1540483) % 4294967296
+  return bit.bxor(h, bit.rshift(h, 15)) % 4294967296
 end
 
-local function bucket_of(id, buckets)
-  local power = power_below(buckets)
-  local h = hash_id(id)
-  local bucket = h % (power * 2)
-  if bucket >= buckets then
-    bucket = h % power
-  end
-  return bucket
+local function bucket_of(hash, buckets, power)
+  local bucket = hash % (power * 2)
+  return bucket < buckets and bucket or hash % power
 end
 
 local function bucket_key(prefix, bucket)
   return prefix .. ':' .. string.format('%.0f', bucket)
 end
 
+-- An index as it stands with `entries` entries. It remembers the hashes of the ids that were looked for.
+function index.open(prefix, entries)
+  local buckets = bucket_count(entries)
+  return { prefix = prefix, entries = entries, buckets = buckets, power = power_below(buckets), hashes = {} }
+end
+
 -- Fingerprint and position in as few bytes as hold them, the position big-endian.
 function index.pack(fingerprint, position)
-  local packed = struct.pack('>I7', position)
-  return fingerprint .. string.gsub(packed, '^%z+', '')
+  local bytes, limit = 1, 256
+  while position >= limit do
+    bytes, limit = bytes + 1, limit * 256
+  end
+  return fingerprint .. struct.pack('>I' .. bytes, position)
 end
 
 function index.unpack(value)
@@ -58,9 +59,11 @@ function index.unpack(value)
   return string.sub(value, 1, 8), struct.unpack('>I7', string.rep('\0', 7 - #packed) .. packed)
 end
 
--- Finds an id's value among `entries` entries: false when the id is new; nothing when its bucket is gone.
-function index.find(prefix, entries, id)
-  local found = redis.call('HMGET', bucket_key(prefix, bucket_of(id, bucket_count(entries))), '', id)
+-- Finds an id's value: false when the id is new; nothing when its bucket is gone.
+function index.find(ids, id)
+  local hash = hash_id(id)
+  ids.hashes[id] = hash
+  local found = redis.call('HMGET', bucket_key(ids.prefix, bucket_of(hash, ids.buckets, ids.power)), '', id)
   if found[1] then
     return found[2]
   end
@@ -72,15 +75,14 @@ local function split_pair(buckets)
   return created, created - power_below(created)
 end
 
--- Whether the splits can be done that growth from `before` to `after` entries will cause: each source is whole, each
--- new bucket is unused.
-function index.can_grow(prefix, before, after)
-  local first = bucket_count(before)
-  for buckets = first + 1, bucket_count(after) do
+-- Whether the splits can be done that growth to `after` entries will cause: each source is whole, each new bucket is
+-- unused.
+function index.can_grow(ids, after)
+  for buckets = ids.buckets + 1, bucket_count(after) do
     local created, source = split_pair(buckets)
-    if redis.call('HLEN', bucket_key(prefix, created)) > 0 then
+    if redis.call('HLEN', bucket_key(ids.prefix, created)) > 0 then
       return false
-    elseif source < first and not redis.call('HGET', bucket_key(prefix, source), '') then
+    elseif source < ids.buckets and not redis.call('HGET', bucket_key(ids.prefix, source), '') then
       return false
     end
   end
@@ -94,27 +96,28 @@ function index.call_sliced(command, key, arguments)
   end
 end
 
-local function split(prefix, buckets)
-  local created, source = split_pair(buckets)
-  local content = redis.call('HGETALL', bucket_key(prefix, source))
+local function split(ids)
+  ids.buckets = ids.buckets + 1
+  ids.power = power_below(ids.buckets)
+  local created, source = split_pair(ids.buckets)
+  local content = redis.call('HGETALL', bucket_key(ids.prefix, source))
   local moved, gone = { '', '' }, {}
   for i = 1, #content, 2 do
-    if content[i] ~= '' and bucket_of(content[i], buckets) == created then
-      table.insert(moved, content[i])
-      table.insert(moved, content[i + 1])
-      table.insert(gone, content[i])
+    local id = content[i]
+    if id ~= '' and bucket_of(hash_id(id), ids.buckets, ids.power) == created then
+      moved[#moved + 1], moved[#moved + 2] = id, content[i + 1]
+      gone[#gone + 1] = id
     end
   end
-  index.call_sliced('HSET', bucket_key(prefix, created), moved)
-  index.call_sliced('HDEL', bucket_key(prefix, source), gone)
+  index.call_sliced('HSET', bucket_key(ids.prefix, created), moved)
+  index.call_sliced('HDEL', bucket_key(ids.prefix, source), gone)
 end
 
--- Adds an id to an index of `before` entries, which can_grow has allowed.
-function index.add(prefix, before, id, value)
-  local buckets = bucket_count(before)
-  if bucket_count(before + 1) > buckets then
-    buckets = buckets + 1
-    split(prefix, buckets)
+-- Adds an id, which can_grow has allowed and which was looked for.
+function index.add(ids, id, value)
+  ids.entries = ids.entries + 1
+  if bucket_count(ids.entries) > ids.buckets then
+    split(ids)
   end
-  redis.call('HSET', bucket_key(prefix, bucket_of(id, buckets)), id, value)
+  redis.call('HSET', bucket_key(ids.prefix, bucket_of(ids.hashes[id], ids.buckets, ids.power)), id, value)
 end

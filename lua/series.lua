@@ -83,17 +83,18 @@ function series.last(state, field)
   return state.counters[field] or (state.position == 0 and state.first - 1 or 0)
 end
 
--- The values that a rendering's counters get next, and the digits of each; or nothing, and why there are none.
+-- The values that a rendering's counters get next, as numbers, as digits with zeros before them, and without; or
+-- nothing, and why there are none.
 function series.count(state, rendering)
-  local values, digits, length = {}, {}, 0
+  local values, digits, plain, length = {}, {}, {}, 0
   for i, field in ipairs(rendering[3]) do
     local last = series.last(state, field)
     if last >= COUNTER_MAX then
       return nil, { 'exhausted' }
     end
     values[i] = last + 1
-    digits[i] = series.text(values[i])
-    digits[i] = string.rep('0', state.width - #digits[i]) .. digits[i]
+    plain[i] = series.text(last + 1)
+    digits[i] = string.rep('0', state.width - #plain[i]) .. plain[i]
   end
   for _, piece in ipairs(rendering[2]) do
     length = length + (digits[piece] and #digits[piece] or 0)
@@ -101,7 +102,7 @@ function series.count(state, rendering)
   if length > state.digits_max then
     return nil, { 'overflow', length }
   end
-  return values, digits
+  return values, digits, plain
 end
 
 -- Adds a skip or a void to the outbox, behind the last record. Answers 1 when the shard has turned dirty.

@@ -18,7 +18,7 @@
 local text = series.text
 
 local function void(state, backlog)
-  local value = index.find(state.prefix, state.position, ARGV[5])
+  local value = index.find(index.open(state.prefix, state.position), ARGV[5])
   if value == nil then
     return 0, { 'damaged', 'a bucket of the id index is missing' }
   elseif not value then

@@ -7,9 +7,8 @@ Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys
     {s017}:series:<id>         hash: version, open, active, changing, position, after (k of the last record), last_id,
                                last_date, last_number, last_time, settled, records, claims, and the counters, such as
                                inc or incYearly:2026
-    {s017}:outbox:<id>         stream of records, ids <position>-<k>; fields of an entry: i id, f fingerprint, c code,
-                               n numbers, t created (ms), d date, p previous id, m meta, s client's signature,
-                               l claimed; of a skip and a void: w which of the two, t, r reason, u actor, and n counter,
+    {s017}:outbox:<id>         stream of records, ids <position>-<k>; of an entry one field, e, see allocate.lua; of a
+                               skip and a void: w which of the two, t created (ms), r reason, u actor, and n counter,
                                a from, b to; or v the voided position
     {s017}:ids:<id>:<bucket>   hash: the id index, see index.lua
     {s017}:ids:<id>:voids      hash: voided position -> msgpack, see void.lua
@@ -71,7 +70,7 @@ def outbox_record(series_id: str, stream_id: bytes, fields: dict[bytes, bytes]) 
     """Returns the record of an outbox."""
     position, k = map(int, stream_id.split(b"-"))
     if k == 0:
-        return _entry(series_id, position, fields)
+        return _entry(series_id, position, fields[b"e"])
     said = (fields[b"r"].decode(), fields[b"u"].decode(), int(fields[b"t"]))
     if fields[b"w"] == b"void":
         return Void(series_id, position, k, int(fields[b"v"]), *said)
@@ -79,21 +78,21 @@ def outbox_record(series_id: str, stream_id: bytes, fields: dict[bytes, bytes]) 
     return Skip(series_id, position, k, counter, period, int(fields[b"a"]), int(fields[b"b"]), *said)
 
 
-def _entry(series_id: str, position: int, record: dict[bytes, bytes]) -> Entry:
-    previous, sig = record.get(b"p"), record.get(b"s")
+def _entry(series_id: str, position: int, record: bytes) -> Entry:
+    created, date, count, code, claimed, sig, meta, previous = record[24:].split(b"\0", 7)
     return Entry(
         series=series_id,
-        id=uuid_text(record[b"i"]),
+        id=uuid_text(record[:16]),
         position=position,
-        code=record[b"c"].decode(),
-        numbers=numbers(record[b"n"]),
-        date=record[b"d"].decode(),
-        created_at=int(record[b"t"]),
+        code=code.decode(),
+        numbers=numbers(count),
+        date=date.decode(),
+        created_at=int(created),
         previous_id=uuid_text(previous) if previous else None,
-        meta=record.get(b"m", b"{}"),
-        sig=sig.decode() if sig else None,
-        fingerprint=record[b"f"],
-        claimed=b"l" in record,
+        meta=meta or b"{}",
+        sig=sig.decode() or None,
+        fingerprint=record[16:24],
+        claimed=claimed == b"1",
     )
 
 

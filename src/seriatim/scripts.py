@@ -8,6 +8,7 @@ Stale, and the caller meets the server anew.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -162,6 +163,7 @@ class Allocated(msgspec.Struct, frozen=True):
 
 
 _pack = msgspec.msgpack.Encoder().encode
+_lengths = struct.Struct(">II").pack
 
 
 async def allocate(  # noqa: PLR0913 -- two of them are named
@@ -179,15 +181,15 @@ async def allocate(  # noqa: PLR0913 -- two of them are named
         Stale, Halted, Unavailable.
     """
     keys: list[str] = [shard_key(shard), dirty_key(shard)]
-    arguments: list[Any] = []
+    requests: list[bytes] = []
     for group in groups:
         name = group.series.id
         keys += (series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name))
-        for request in group.requests:
-            arguments += request
+        for tag, meta, sig in group.requests:
+            requests += (tag, _lengths(len(meta), len(sig)), meta, sig)
     head = _pack([group.head() for group in groups])
-    reply = await _evaluate(client, "allocate", keys, standing, str(backlog_max), str(int(atomic)), head, *arguments)
-    return _answered(reply)
+    arguments = (str(backlog_max), str(int(atomic)), head, b"".join(requests))
+    return _answered(await _evaluate(client, "allocate", keys, standing, *arguments))
 
 
 def _answered(reply: Any) -> Allocated:
