@@ -14,8 +14,9 @@ help: ## list these targets
 run: $(VENV)/stamp ## start everything on this machine; flags: make run ARGS="--port 8001"
 	@exec $(BIN)/seriatim up $(ARGS)
 
+# Tests and measurements compile a client in C: g++ brings all that gcc needs for it.
 test: $(VENV)/stamp ## run all tests; some: make test ARGS=tests/test_compose.py
-	@sh .ci/packages
+	@sh .ci/packages g++
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/stamp ## lint, formatting, types
@@ -30,10 +31,9 @@ fuzz: $(VENV)/stamp ## random requests against what /openapi.json says; longer: 
 	@sh .ci/packages
 	$(BIN)/python -m pytest -n 0 -v -s --timeout 0 --fuzz-seconds 300 $(ARGS) tests/http/test_schema_fuzz.py
 
-bench: $(VENV)/stamp ## measure beside a bare ASGI app, into bench/results/; longer: make bench ARGS="--rounds 9"
-	@sh .ci/packages wrk
-	$(BIN)/python bench/spine.py $(ARGS)
-	$(BIN)/python bench/guard.py $(ARGS)
+bench: $(VENV)/stamp ## measure beside rivals, into bench/results/; for figures to keep: make bench ARGS=--full
+	@sh .ci/packages wrk g++
+	$(BIN)/python -m bench --results bench/results $(ARGS)
 
 # Not by way of the stamp: a lock that no longer fits pyproject.toml must not keep us from making another.
 lock: ## pin what pyproject.toml asks for; newest versions: make lock ARGS=--upgrade

@@ -21,8 +21,9 @@ function request()
 end
 
 function done(summary, latency)
-  io.write(string.format('{"per_s": %.1f, "p50_ms": %.3f, "p99_ms": %.3f, "errors": %d}\n',
-    summary.requests / summary.duration * 1e6, latency:percentile(50) / 1000, latency:percentile(99) / 1000,
+  io.write(string.format('{"requests": %d, "per_s": %.1f, "p50_ms": %.3f, "p99_ms": %.3f, "errors": %d}\n',
+    summary.requests, summary.requests / summary.duration * 1e6, latency:percentile(50) / 1000,
+    latency:percentile(99) / 1000,
     summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.write
       + summary.errors.timeout))
 end

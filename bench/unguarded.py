@@ -12,12 +12,27 @@ from starlette.responses import Response
 from seriatim.auth import SCOPES, Allowance, Principal
 from seriatim.cli import main
 from seriatim.http.dialect import Dialect, Operation
+from seriatim.http.hot import Headers, HotPath
+
+
+class Unlimited(Allowance):
+    """Counts nothing."""
+
+    def __enter__(self) -> None:
+        """Begins any request."""
+
+    def __exit__(self, *_: object) -> None:
+        """Ends it."""
+
+    def end(self, *, undone: bool = False) -> None:
+        """Ends it."""
+
 
 COMPANY = os.environ.pop("BENCH_COMPANY")
-EVERYONE = Principal("everyone", COMPANY, frozenset([COMPANY]), frozenset(SCOPES), Allowance(0, 1_000_000))
+EVERYONE = Principal("everyone", COMPANY, frozenset([COMPANY]), frozenset(SCOPES), Unlimited(0, 0))
 
 
-def serve_everyone(self: Dialect, operations: Mapping[str, Operation]) -> Callable[[Request], Awaitable[Response]]:
+def serve(self: Dialect, operations: Mapping[str, Operation]) -> Callable[[Request], Awaitable[Response]]:
     """Stands in for Dialect._serve."""
 
     async def serve(request: Request) -> Response:
@@ -26,6 +41,17 @@ def serve_everyone(self: Dialect, operations: Mapping[str, Operation]) -> Callab
     return serve
 
 
-dialect: Any = Dialect
-dialect._serve = serve_everyone  # noqa: SLF001 -- what is measured is what it would cost to have it
+def principal(_hot: HotPath, _headers: Headers) -> Principal:
+    """Stands in for HotPath._principal, and spares it the look at the other headers, too."""
+    return EVERYONE
+
+
+def replace(kind: Any, name: str, by: Callable[..., Any]) -> None:
+    """Replaces a method that there is."""
+    assert callable(getattr(kind, name))
+    setattr(kind, name, by)
+
+
+replace(Dialect, "_serve", serve)
+replace(HotPath, "_principal", principal)
 main()

@@ -1,16 +1,17 @@
-"""A bare ASGI app that answers a PUT with a body of an entry's size: the limit of the server beneath us."""
+"""The limit: a bare ASGI app that reads a PUT and answers with as many bytes as ours, and keeps nothing."""
 
 from __future__ import annotations
 
 from typing import Any
 
-BODY = b'{"id":"' + b"0" * 330 + b'"}'
+from rivals.documents import SAMPLE
+
 START = {
     "type": "http.response.start",
     "status": 200,
-    "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())],
+    "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(SAMPLE)).encode())],
 }
-END = {"type": "http.response.body", "body": BODY}
+END = {"type": "http.response.body", "body": SAMPLE}
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

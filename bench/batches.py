@@ -1,0 +1,124 @@
+"""Batches of 100 by one API process, beside the same script calls made straight at the same Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import hiredis
+import msgspec
+import redis
+from redis.connection import Connection
+
+from client import META, Load, Run, run
+from contenders import PAUSED, Arena
+from options import Options
+from scripted import ALWAYS, MARK, SHARD, STANDING, TODAY, enrolled, make_series, opened
+from seriatim import scripts
+from seriatim.formats import Window
+from seriatim.model import Series, canonical_meta
+from servers import Valkey
+
+BATCH = 100
+CONNECTIONS = 8
+PREPARED = 2000
+"""Script calls that are made ready before they are measured."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A round: the API's run, and numbers a second of the script on one connection and on eight."""
+
+    round: int
+    run: Run
+    script_alone_per_s: float
+    script_per_s: float
+
+
+def measure(arena: Arena, options: Options) -> list[Batch]:
+    """Measures both in turn."""
+    batches = []
+    for number in range(options.rounds):
+        with arena.running(PAUSED) as contender:
+            done = run(contender, contender.create_series(1), Load(CONNECTIONS, options.seconds, batch=BATCH))
+        alone, together = (_script(arena, connections, options.seconds) for connections in (1, CONNECTIONS))
+        batches.append(Batch(number, done, alone, together))
+    return batches
+
+
+def _script(arena: Arena, connections: int, seconds: float) -> float:
+    """Numbers a second that allocate.lua issues when its calls lie ready."""
+    valkey = Valkey(arena.directory())
+    try:
+        with redis.Redis.from_url(valkey.url) as client:
+            server: Any = _Server(client)
+            series = opened(enrolled(server), make_series(prefix="INV-", padding=6))
+        calls = iter(asyncio.run(_calls(series)))
+        return _pump(valkey.url.removeprefix("unix://"), calls, connections, seconds)
+    finally:
+        valkey.kill()
+
+
+class _Server(msgspec.Struct):
+    """What the helpers of the tests want of a server."""
+
+    client: redis.Redis
+
+
+class _Called(Exception):  # noqa: N818 -- carries what was called
+    """Stands for the answer of a call."""
+
+
+class _Recorder:
+    async def evalsha(self, *arguments: Any) -> Any:
+        raise _Called(*arguments)
+
+
+async def _calls(series: Series) -> list[bytes]:
+    """Returns the commands with which an API process asks for batches, as they go over the wire."""
+    recorder: Any = _Recorder()
+    packer: Any = Connection  # its methods have no types
+    pack, meta, calls = packer().pack_command, canonical_meta(META), []
+    for _ in range(PREPARED):
+        group = scripts.Group(series, Window(*ALWAYS, TODAY))
+        for _ in range(BATCH):
+            group.add(None, (uuid.uuid4().bytes + MARK, meta, b""))
+        try:
+            await scripts.allocate(recorder, STANDING, SHARD, [group], backlog_max=10**9, atomic=True)
+        except _Called as called:
+            calls.append(b"".join(pack("EVALSHA", *called.args)))
+    return calls
+
+
+def _pump(path: str, calls: Iterator[bytes], connections: int, seconds: float) -> float:
+    """Keeps one call under way on each connection, until the time is over or there are no more."""
+    selector = selectors.DefaultSelector()
+    for _ in range(connections):
+        made = socket.socket(socket.AF_UNIX)
+        made.connect(path)
+        made.sendall(next(calls))
+        selector.register(made, selectors.EVENT_READ, hiredis.Reader())
+    began = now = time.perf_counter()
+    answered = 0
+    while now - began < seconds and selector.get_map():
+        for key, _ in selector.select():
+            connection: Any = key.fileobj
+            key.data.feed(connection.recv(1 << 20))
+            reply = key.data.gets()
+            if reply is False:
+                continue
+            assert reply[0] == b"ok", reply
+            answered += 1
+            call = next(calls, None)
+            if call is None:
+                selector.unregister(connection)
+            else:
+                connection.sendall(call)
+        now = time.perf_counter()
+    for key in list(selector.get_map().values()):
+        selector.unregister(key.fileobj)
+    return answered * BATCH / (now - began)

@@ -1,0 +1,1 @@
+"""What others would write, each a module or an app that its usual server runs."""

@@ -1,0 +1,1 @@
+"""A Django app that numbers invoices with django-sequences."""
