@@ -51,6 +51,9 @@ DIALECT_MAY_IMPORT = BASE | {
     "http.edge",
     "http.fields",
 }
+HARNESS = "load"
+HARNESS_MAY_IMPORT = BASE | {"messages", "signing"}
+"""It speaks HTTP only: what it says of a service, it has heard from it."""
 NOT_DIALECTS = {"http", "http.app", "http.dialect", "http.edge", "http.fields", "http.openapi", "http.console"}
 BUILDERS = {"http.app", "worker", "cli"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}
@@ -122,6 +125,13 @@ def test_a_module_imports_what_it_may(name: str) -> None:
 def test_a_dialect_imports_ledger_auth_and_edge_and_no_other_dialect(name: str) -> None:
     ours = {one for one in imports(name) if ":" not in one}
     assert ours <= DIALECT_MAY_IMPORT | {"package itself"}
+    assert not imports(name) & {f"package:{driver}" for driver in DRIVERS}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.split(".")[0] == HARNESS])
+def test_the_harness_speaks_http_only(name: str) -> None:
+    near = {one for one in reaches(name) if one.split(".")[0] != HARNESS}
+    assert near <= HARNESS_MAY_IMPORT
     assert not imports(name) & {f"package:{driver}" for driver in DRIVERS}
 
 

@@ -20,7 +20,7 @@ import yaml
 from stack import Up
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/operating.md", "docs/numbering.md", "docs/gaps.md", "docs/dialects.md")
+DOCUMENTS = ("README.md", "docs/operating.md", "docs/numbering.md", "docs/gaps.md", "docs/dialects.md", "docs/load.md")
 START = "make run\n"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")

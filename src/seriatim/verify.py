@@ -21,7 +21,6 @@ from seriatim.model import (
     Series,
     Skip,
     Void,
-    parse_day,
     place_text,
     timestamp,
 )
@@ -255,25 +254,16 @@ class Audit:
             self.find(record.position, "bad_signature", f"the receipt does not hold: {error}")
             return None
         try:
-            claims = signing.claims(record)
+            differing = signing.differing(record, said)
         except (OverflowError, OSError, ValueError):
             self.find(record.position, "malformed", f"created_at is {record.created_at}, which is no time")
             return said
-        differing = sorted(
-            name for name in claims.keys() | said.keys() - {"iss", "prev"} if claims.get(name) != said.get(name)
-        )
         if differing:
             self.find(record.position, "changed_record", f"differs from its receipt in {', '.join(differing)}")
-        elif isinstance(record, Entry) and not self._written_as_defined(record):
+        elif isinstance(record, Entry) and not formats.fits(self._numbering, record):
             why = f"{record.code} is not what the series' format makes of its numbers"
             self.find(record.position, "wrong_code", why)
         return said
-
-    def _written_as_defined(self, entry: Entry) -> bool:
-        day = parse_day(entry.date)
-        if day is None or tuple(map(formats.field, entry.numbers)) != formats.fields_of(self._numbering, day):
-            return False
-        return entry.code == formats.code(self._numbering, day, (one.value for one in entry.numbers))
 
 
 def audit_store(store: Store, series: Series, keys: JsonWebKeySet, checkpoint: Checkpoint | None) -> Iterator[Audit]:
