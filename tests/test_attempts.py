@@ -66,11 +66,11 @@ def test_on_a_bad_line_no_number_is_lost_and_none_issued_twice(shared_up: Up, cl
     with Wire(shared_up.url, fates) as wire:
 
         def by_threads() -> list[Issued]:
-            with calling("Client", wire.url, shared_up.key, timeout=0.4) as bad, ThreadPoolExecutor(6) as pool:
+            with calling("Client", wire.url, shared_up.key, timeout=0.5) as bad, ThreadPoolExecutor(6) as pool:
                 return list(pool.map(lambda number: bad.issue(series, meta={"n": str(number)}), range(30)))
 
         async def by_tasks() -> list[Issued]:
-            async with AsyncClient(wire.url, shared_up.key, timeout=0.4) as bad:
+            async with AsyncClient(wire.url, shared_up.key, timeout=0.5) as bad:
                 return await asyncio.gather(*(bad.issue(series, meta={"n": str(number)}) for number in range(30, 60)))
 
         # When numbers are issued over it, by threads and by tasks
@@ -135,15 +135,16 @@ def test_who_gets_no_answer_in_time_can_ask_again_by_the_ids(shared_up: Up, clie
     silence: list[Fate] = ["say nothing"] * 100
     with (
         Wire(shared_up.url, silence) as wire,
-        calling("Client", wire.url, shared_up.key, timeout=0.1, deadline=0.6) as bad,
+        calling("Client", wire.url, shared_up.key, timeout=0.1, deadline=0.5) as bad,
     ):
         # When a number and a batch are asked for, then in the end the error names the ids, and why
-        with pytest.raises(Unavailable, match=r"ReadTimeout.*same ids") as one:
+        with pytest.raises(Unavailable, match=r"Timeout.*same ids") as one:
             bad.issue(series)
+        until(lambda: client.get_series(series).last_index == 1)
         with pytest.raises(Unavailable) as batch:
             bad.issue_batch(series, [EntryBody()] * 2)
-    assert isinstance(one.value.__cause__, httpx.ReadTimeout)
-    assert all(len(asked) > 1 for asked in wire.requests.values())
+        until(lambda: client.get_series(series).last_index == 3)
+    assert isinstance(one.value.__cause__, httpx.TimeoutException)
 
     # And over a good one they tell what became of it
     known = client.issue(series, one.value.ids[0])
@@ -189,7 +190,7 @@ def test_a_service_that_is_killed_meanwhile_loses_and_repeats_no_number(up_at_ho
     issued: list[Issued] = []
     stopping = threading.Event()
     up = up_at_home
-    with calling("Client", up.url, up.key, timeout=5) as client:
+    with calling("Client", up.url, up.key, timeout=5, deadline=100) as client:
         series = client.put_series(new_id()).id
 
         def issue() -> None:
@@ -197,7 +198,7 @@ def test_a_service_that_is_killed_meanwhile_loses_and_repeats_no_number(up_at_ho
                 issued.append(client.issue(series, meta={"by": "thread"}))
 
         async def issue_all() -> None:
-            async with AsyncClient(up.url, up.key, timeout=5) as waited:
+            async with AsyncClient(up.url, up.key, timeout=5, deadline=100) as waited:
 
                 async def issue() -> None:
                     while not stopping.is_set():
@@ -207,7 +208,7 @@ def test_a_service_that_is_killed_meanwhile_loses_and_repeats_no_number(up_at_ho
 
         def reached_more() -> None:
             goal = len(issued) + 30
-            until(lambda: len(issued) >= goal, 60)
+            until(lambda: len(issued) >= goal, 100)
 
         with ThreadPoolExecutor(5) as pool:
             running = [pool.submit(issue) for _ in range(4)] + [pool.submit(asyncio.run, issue_all())]
@@ -234,8 +235,8 @@ def test_a_service_that_is_killed_meanwhile_loses_and_repeats_no_number(up_at_ho
 
 
 def test_a_key_that_may_not_send_more_is_slowed_down(directory: Path) -> None:
-    # Given a service that takes six requests a second of one key
-    up = Up(directory, workers=0, environment={"SERIATIM_KEY_RATE_MAX": "6"}).start()
+    # Given a service that takes ten requests a second of one key
+    up = Up(directory, workers=0, environment={"SERIATIM_KEY_RATE_MAX": "10"}).start()
     statuses: list[int] = []
     hooks = {"response": [lambda answer: statuses.append(answer.status_code)]}
     with httpx.Client(event_hooks=hooks, verify=False) as http:
@@ -243,17 +244,17 @@ def test_a_key_that_may_not_send_more_is_slowed_down(directory: Path) -> None:
         series = client.put_series(new_id()).id
 
         # When more are sent at once
-        with ThreadPoolExecutor(10) as pool:
-            issued = list(pool.map(lambda _: client.issue(series), range(10)))
+        with ThreadPoolExecutor(20) as pool:
+            issued = list(pool.map(lambda _: client.issue(series), range(20)))
 
         # Then some were told to wait, and all have their numbers in the end
-        assert {entry.number for entry in issued} == set(range(1, 11))
+        assert {entry.number for entry in issued} == set(range(1, 21))
         assert set(statuses) == {200, 429}
 
         # And who cannot wait is told that
         hurried = Client(up.url, up.key, http=http, deadline=0.5)
-        with pytest.raises(Busy, match="6 requests a second"), ThreadPoolExecutor(20) as pool:
-            list(pool.map(lambda _: hurried.get_series(series), range(20)))
+        with pytest.raises(Busy, match="10 requests a second"), ThreadPoolExecutor(20) as pool:
+            list(pool.map(lambda _: hurried.get_series(series), range(40)))
     up.stop()
 
 
@@ -324,10 +325,10 @@ def test_the_service_says_how_long_to_wait_at_least(status: int, text: str, leas
     assert least < pause <= least + BACKOFF_S
 
 
-@pytest.mark.parametrize(("ahead_s", "least"), [(20, 18), (-20, 0)])
+@pytest.mark.parametrize(("ahead_s", "least"), [(1000, 900), (-1000, 0)])
 def test_the_service_may_say_until_when_to_wait(ahead_s: int, least: float) -> None:
     text = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead_s), usegmt=True)
-    (pause,) = pauses(make_requests().answer("GET", "/"), [answer(503, {"Retry-After": text})])
+    (pause,) = pauses(make_requests(deadline_s=5000).answer("GET", "/"), [answer(503, {"Retry-After": text})])
     assert least < pause <= max(0, ahead_s) + BACKOFF_S
 
 
