@@ -473,12 +473,12 @@ def test_a_slow_answer_that_a_key_is_revoked_is_waited_for(locked: Locked, monke
 def test_garbage_in_great_numbers_does_not_pile_up(locked: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a known key, and a store that hangs
     trusting(monkeypatch, 0.05)
-    monkeypatch.setattr(auth, "PATIENCE_S", 0.05)
     monkeypatch.setattr(auth, "CHECKS_MAX", 5)
     key = locked.key()
 
     async def ask() -> None:
         await locked.principal(key)
+        monkeypatch.setattr(auth, "PATIENCE_S", 0.05)
         await asyncio.sleep(0.1)
         with locked.lock() as connection:
             # When wrong keys come in great numbers
