@@ -14,6 +14,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from dialects import Tenant
+from faketime import Clock
 from seriatim.store import Store
 from stack import Up, Valkey
 
@@ -92,6 +94,36 @@ def shared_up() -> Iterator[Up]:
     stack = Up(path).start()
     assert stack.state == "ready"
     yield stack
+    stack.stop()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def common_up() -> Iterator[Up]:
+    """A running `seriatim up` that many modules share: each test has a company of its own."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    stack = Up(path).start()
+    assert stack.state == "ready"
+    yield stack
+    stack.stop()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def tenant(common_up: Up) -> Iterator[Tenant]:
+    """A company of the common server."""
+    with Tenant(common_up) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def clocked_up() -> Iterator[tuple[Up, Clock]]:
+    """A running `seriatim up` without workers that many modules share, and the clock that it goes by."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    clock = Clock(path / "clock", "2025-01-01")
+    stack = Up(path, workers=0, environment=clock.environment).start()
+    assert stack.state == "ready"
+    yield stack, clock
     stack.stop()
     shutil.rmtree(path, ignore_errors=True)
 

@@ -14,7 +14,7 @@ from core import drain_all, make_config, make_drainer, make_series, running_fron
 from seriatim import worker
 from seriatim.config import Config
 from seriatim.definitions import SeriesView
-from seriatim.errors import NotFound
+from seriatim.errors import Conflict, NotFound
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, SeriesFields, Standing, Why
 from seriatim.store import Store
@@ -130,6 +130,39 @@ def test_another_companys_series_does_not_exist(store: Store, config: Config, co
             ):
                 with pytest.raises(NotFound):
                     await call
+            assert held(store, series).name == ""
+
+    asyncio.run(run())
+
+
+def test_a_deleted_series_shows_nothing_of_the_one_that_came_after(
+    valkey: Valkey, store: Store, config: Config, company: str
+) -> None:
+    async def run() -> None:
+        # Given two processes, one of which deletes a series that the other one knows
+        stranger = store.create_company("stranger", "test").id
+        async with running_front(config) as here, running_front(config) as there:
+            deleted = await make_series(here, company)
+            assert await there.ledger.entries(company, deleted, None, 10) == ([], False)
+            await here.definitions.delete(company, deleted, "test")
+
+            # When another company makes a series, to which SQLite gives the same key, and has numbers of it settled
+            series = await make_series(here, stranger)
+            entry, _ = await here.ledger.put_entry(stranger, series, Wanted(new_id(), b'{"for":"nobody else"}'))
+            await asyncio.to_thread(drain_all, make_drainer(valkey, store, config))
+
+            # Then the first company has no series any more, in either process
+            for front in (there, here):
+                for call in (
+                    front.ledger.entries(company, deleted, None, 10),
+                    front.ledger.entry(company, deleted, entry.id),
+                    front.ledger.put_entry(company, deleted, Wanted(entry.id)),
+                    front.ledger.void(company, deleted, entry.id, Why("mine", "test")),
+                    front.ledger.report(company, deleted, None, None),
+                    front.definitions.put(company, deleted, SeriesFields(name="mine")),
+                ):
+                    with pytest.raises((NotFound, Conflict)):
+                        await call
             assert held(store, series).name == ""
 
     asyncio.run(run())

@@ -328,6 +328,8 @@ class Ledger:
         if voids and listed:
             found = await scripts.voids(self._client, series, [entry.position for entry in listed])
             listed = [_with_void(entry, found.get(entry.position)) for entry in listed]
+        if not listed:
+            await self._definitions.get(company, series_id)  # another process may have deleted it
         return listed[:limit], len(listed) > limit
 
     async def report(self, company: str, series_id: str, first: date | None, last: date | None) -> list[Line]:

@@ -94,6 +94,12 @@ def check_type(kind: str) -> dict[str, str]:
     return {} if TYPE_PATTERN.match(kind) else {"type": TYPE_RULE}
 
 
+def about(name: str, wrong: Invalid, *same: str) -> Invalid:
+    """Returns what the core finds wrong as wrong in a dialect's field `name`, which the core calls one of `same`."""
+    whys = (why if said in (name, *same) else f"{said} {why}" for said, why in wrong.fields.items())
+    return Invalid({name: "; ".join(whys)})
+
+
 def series_fields(said: dict[str, Any]) -> SeriesFields:
     """Returns what a request says of a series; "" and 0 mean "not given".
 

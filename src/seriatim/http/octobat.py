@@ -19,7 +19,7 @@ from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimErr
 from seriatim.formats import prefix
 from seriatim.http.dialect import Dialect, json_response, operation
 from seriatim.http.edge import read_body
-from seriatim.http.fields import series_fields
+from seriatim.http.fields import about, series_fields
 from seriatim.messages import LABEL_BYTES_MAX, NO_CONTROL, or_empty, shown
 from seriatim.model import SeriesFields, uuid_text
 
@@ -143,9 +143,14 @@ class Octobat(Dialect):
 
     def error_content(self, error: SeriatimError) -> Any:
         """Returns an error in this dialect's shape."""
-        wrong = error.fields or {"global": error.message}
+        # Beside the fields stands `message`: a field of that name is told in it alone.
+        wrong = {name: why for name, why in error.fields.items() if name != "message"} or {"global": error.message}
         details: dict[str, list[DetailAnswer] | str] = {name: [DetailAnswer(why)] for name, why in wrong.items()}
         return ErrorAnswer(details | {"message": error.message})
+
+    def error_status(self, error: SeriatimError) -> int:
+        """Returns the status that stands for an error: this dialect knows no 409."""
+        return Invalid.status if isinstance(error, Conflict) else error.status
 
     @operation("GET", "", "read", query=PageQuery, answer=ListAnswer, refusals=(BadRequest, TooLarge, Invalid))
     async def list_sequences(self, request: Request, principal: Principal) -> Response:
@@ -205,6 +210,8 @@ class Octobat(Dialect):
                 view = await self._definitions.update(principal.company, view.series.id, fields)
             except Conflict as fixed:
                 raise Invalid({"prefix": fixed.message}) from fixed
+            except Invalid as refused:
+                raise about("prefix", refused) from refused
         return json_response(self._answer(view))
 
     @operation("PATCH", "/{id}/default", "manage", answer=SequenceAnswer, refusals=(NotFound,))

@@ -15,7 +15,7 @@ from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimErr
 from seriatim.formats import prefix
 from seriatim.http.dialect import BEARER, Dialect, bearer, json_response, no_content, operation
 from seriatim.http.edge import decode, read_body
-from seriatim.http.fields import series_fields
+from seriatim.http.fields import about, series_fields
 from seriatim.ledger import Ledger
 from seriatim.messages import EXAMPLE_ID, LABEL_BYTES_MAX, NO_CONTROL, UUID, shown
 from seriatim.model import COUNTER_MAX, SeriesFields, Why, parse_uuid, timestamp
@@ -189,7 +189,10 @@ class Storno(Dialect):
             raise Invalid(wrong)
         view = await self._definitions.get(principal.company, series_id)
         if body.currentNumber is not None:
-            await self._set_number(principal, view, body.currentNumber)
+            try:
+                await self._set_number(principal, view, body.currentNumber)
+            except Invalid as refused:
+                raise about("currentNumber", refused, "to") from refused
         if body.active is not None and body.active != view.series.active:
             await self._definitions.update(principal.company, series_id, SeriesFields(active=body.active))
         return json_response(_answer(await self._definitions.get(principal.company, series_id)))
