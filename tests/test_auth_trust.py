@@ -181,6 +181,18 @@ def test_a_token_is_opened_once_a_minute(house: House) -> None:
     asyncio.run(ask())
 
 
+def test_all_tokens_of_one_subject_have_one_allowance(house: House) -> None:
+    # Given many tokens of one subject that come at once, and one of another
+    tokens = [house.issuer.token(jti=new_id()) for _ in range(50)]
+
+    async def ask() -> None:
+        holders = await asyncio.gather(*map(house.principal, tokens))
+        assert len({id(holder.allowance) for holder in holders}) == 1
+        assert (await house.principal(house.issuer.token(sub="other"))).allowance is not holders[0].allowance
+
+    asyncio.run(ask())
+
+
 # what it keeps ----------------------------------------------------------------------------------------------------
 
 
@@ -375,31 +387,33 @@ def test_a_fault_of_ours_lets_nobody_in(house: House, monkeypatch: pytest.Monkey
 
 
 class Locked:
-    """A PostgreSQL store whose keys somebody else can lock, so that whoever asks for one hangs."""
+    """A PostgreSQL store whose tables somebody else can lock, so that whoever asks for what is in them hangs."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, directory: Path) -> None:
         self.store = CountingStore(url)
         self.store.migrate()
         self.company = self.store.create_company("acme", "test").id
-        self.authenticator = Authenticator(self.store, Tokens(Config()), rate=0, in_flight=10)
+        self.issuer = Issuer(directory, company=self.company, scope="read")
+        tokens = Tokens(Config(jwt_jwks=str(self.issuer.file)))
+        self.authenticator = Authenticator(self.store, tokens, rate=0, in_flight=10)
         self.engine = sa.create_engine(url)
 
     def key(self) -> str:
         return auth.create_key(self.store, [self.company], SCOPES, "test")[0]
 
     async def principal(self, credentials: str) -> Principal:
-        return await asyncio.wait_for(self.authenticator.principal(credentials, tokens=False), SOON_S)
+        return await asyncio.wait_for(self.authenticator.principal(credentials, tokens=True), SOON_S)
 
     @contextmanager
-    def lock(self) -> Iterator[sa.Connection]:
+    def lock(self, table: str = "api_keys") -> Iterator[sa.Connection]:
         with self.engine.connect() as connection:
-            connection.execute(sa.text("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE"))
+            connection.execute(sa.text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
             yield connection
 
 
 @pytest.fixture
-def locked(postgresql_url: str) -> Iterator[Locked]:
-    made = Locked(postgresql_url)
+def locked(postgresql_url: str, directory: Path) -> Iterator[Locked]:
+    made = Locked(postgresql_url, directory)
     yield made
     made.engine.dispose()
     made.store.close()
@@ -443,6 +457,25 @@ def test_a_store_that_hangs_stops_no_known_key_and_is_waited_for_once(
         locked.store.revoke_key(keys[5][len(PREFIX) :][: auth.ID_LENGTH], "test")
         await asyncio.sleep(0.1)
         assert [await known(partial(locked.principal, key)) for key in keys] == [n != 5 for n in range(10)]
+
+    asyncio.run(ask())
+
+
+def test_a_token_ends_although_nobody_can_be_asked(locked: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a token with moments left, and a store that then hangs
+    monkeypatch.setattr(auth, "PATIENCE_S", 0.05)
+    ends = time.time() + 1
+    token = locked.issuer.token(exp=ends)
+
+    async def ask() -> None:
+        await locked.principal(token)
+        with locked.lock("companies") as connection:
+            # When it is used again and again, then it is good until its end and no longer
+            while await known(partial(locked.principal, token)):
+                assert time.time() < ends + SOON_S
+                await asyncio.sleep(0.01)
+            assert time.time() >= ends
+            connection.rollback()
 
     asyncio.run(ask())
 

@@ -166,7 +166,7 @@ FAULTS: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {
     "not found": answering(key_set(OLD), 404),
     "a fault": answering(key_set(OLD), 500),
     "no content": answering(b"", 204),
-    "too much": answering(b" " * FETCH_BYTES_MAX + key_set(OLD)),
+    "too much": answering(key_set(OLD) + b" " * FETCH_BYTES_MAX),
     "a redirect to a file": answering(b"", 302, Location="file:///etc/passwd"),
 }
 
@@ -252,6 +252,28 @@ def test_a_server_that_drips_is_cut_off(publisher: Publisher, monkeypatch: pytes
     with pytest.raises(Unavailable):
         opener(publisher.url).open(by_old())
     assert cut.wait(20)
+
+
+def test_a_server_that_sends_without_end_is_not_listened_to(publisher: Publisher) -> None:
+    # Given a server that sends, and sends
+    sent: list[int] = []
+    cut = threading.Event()
+
+    def pour(handler: BaseHTTPRequestHandler) -> None:
+        answering(key_set(OLD))(handler)
+        try:
+            while True:
+                sent.append(handler.wfile.write(b" " * 65536))
+        except OSError:
+            cut.set()
+
+    publisher.answer = pour
+
+    # When a token comes, then no more is taken of it than keys can have
+    with pytest.raises(Unavailable):
+        opener(publisher.url).open(by_old())
+    assert cut.wait(20)
+    assert sum(sent) < FETCH_BYTES_MAX * 20
 
 
 @pytest.mark.usefixtures("soon")

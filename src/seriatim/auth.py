@@ -13,6 +13,7 @@ import hmac
 import math
 import secrets
 import string
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -187,6 +188,7 @@ class Authenticator:
         self._in_flight = in_flight
         self._checked: OrderedDict[str, _Checked] = OrderedDict()
         self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
+        self._sharing = threading.Lock()
         self._of_keys, self._of_tokens = _Source(self._key_holder), _Source(self._token_holder)
 
     async def principal(self, credentials: str, *, tokens: bool) -> Principal:
@@ -287,9 +289,10 @@ class Authenticator:
         return holder, TRUST_TOKEN_S, time.monotonic() + claims.expires_at - time.time()
 
     def _principal(self, actor: str, company: str, companies: frozenset[str], scopes: Iterable[str]) -> Principal:
-        allowance = self._allowances.get(actor)
-        if allowance is None:
-            allowance = self._allowances[actor] = Allowance(self._rate, self._in_flight)
+        with self._sharing:  # by threads that each check a token of one subject
+            allowance = self._allowances.get(actor)
+            if allowance is None:
+                allowance = self._allowances[actor] = Allowance(self._rate, self._in_flight)
         return Principal(actor, company, companies, frozenset(scopes), allowance)
 
 
