@@ -119,7 +119,7 @@ class Principal(msgspec.Struct, frozen=True):
         return self if company == self.company else msgspec.structs.replace(self, company=company)
 
 
-def create_key(store: Registry, companies: Sequence[str], scopes: Sequence[str], actor: str) -> tuple[str, ApiKey]:
+def create_key(store: Registry, companies: list[str], scopes: Sequence[str], actor: str) -> tuple[str, ApiKey]:
     """Makes an API key for companies, by default the first; the first value is shown once and kept nowhere."""
     key_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
     secret = "".join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))
