@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -171,9 +172,17 @@ def up_at_home(directory: Path) -> Iterator[Up]:
     """A service that keeps its port when it is started again."""
     up = Up(directory)
     up.arguments[up.arguments.index("--port") + 1] = str(_free_port())
-    up.start()
-    yield up
-    up.stop()
+    with _running(up):
+        yield up
+
+
+@contextmanager
+def _running(up: Up) -> Iterator[None]:
+    try:
+        up.start()
+        yield
+    finally:
+        up.stop()
 
 
 def _free_port() -> int:
@@ -236,10 +245,10 @@ def test_a_service_that_is_killed_meanwhile_loses_and_repeats_no_number(up_at_ho
 
 def test_a_key_that_may_not_send_more_is_slowed_down(directory: Path) -> None:
     # Given a service that takes ten requests a second of one key
-    up = Up(directory, workers=0, environment={"SERIATIM_KEY_RATE_MAX": "10"}).start()
+    up = Up(directory, workers=0, environment={"SERIATIM_KEY_RATE_MAX": "10"})
     statuses: list[int] = []
     hooks = {"response": [lambda answer: statuses.append(answer.status_code)]}
-    with httpx.Client(event_hooks=hooks, verify=False) as http:
+    with _running(up), httpx.Client(event_hooks=hooks, verify=False) as http:
         client = Client(up.url, up.key, http=http)
         series = client.put_series(new_id()).id
 
@@ -255,7 +264,6 @@ def test_a_key_that_may_not_send_more_is_slowed_down(directory: Path) -> None:
         hurried = Client(up.url, up.key, http=http, deadline=0.5)
         with pytest.raises(Busy, match="10 requests a second"), ThreadPoolExecutor(20) as pool:
             list(pool.map(lambda _: hurried.get_series(series), range(40)))
-    up.stop()
 
 
 # what is tried again, and when ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey
 
@@ -82,6 +82,7 @@ def test_entries_that_were_kept_as_json_hold_later(real: Real) -> None:
         verify_entry(entry, real.keys)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_changed_field_is_found(real: Real, data: st.DataObject) -> None:
     # Given an entry with any signed field changed, when it is verified, then that is found
@@ -91,6 +92,7 @@ def test_any_changed_field_is_found(real: Real, data: st.DataObject) -> None:
         verify_entry(changed(entry, **{name: another(data, getattr(entry, name))}), real.keys)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_changed_field_of_a_void_is_found(real: Real, data: st.DataObject) -> None:
     # Given a void entry, when any field of its void is changed, then that is found
@@ -102,6 +104,7 @@ def test_any_changed_field_of_a_void_is_found(real: Real, data: st.DataObject) -
         verify_entry(changed(real.entries[0], void=forged), real.keys)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_changed_character_of_a_receipt_is_found(real: Real, data: st.DataObject) -> None:
     # Given a receipt in which a character is another, is gone, or has another one before it
@@ -117,6 +120,7 @@ def test_any_changed_character_of_a_receipt_is_found(real: Real, data: st.DataOb
             verify_entry(with_receipt(entry, forged), real.keys)
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_receipt_that_another_key_has_signed_does_not_hold(real: Real, data: st.DataObject) -> None:
     # Given somebody who changes an entry and signs it again, under the service's kid or their own
