@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "http.fields": BASE | {"messages"},
     "http.openapi": BASE | {"auth", "messages", "http.dialect"},
     "http.docs": set(),
+    "http.server": set(),
 }
 """Of our own modules, what each may import; modules that build things are free."""
 DIALECT_MAY_IMPORT = BASE | {
@@ -65,6 +66,7 @@ NOT_DIALECTS = {
     "http.openapi",
     "http.docs",
     "http.console",
+    "http.server",
 }
 BUILDERS = {"http.app", "worker", "cli"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}

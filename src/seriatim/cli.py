@@ -203,6 +203,7 @@ def serve(host: str, port: int, fd: int | None) -> None:
 
     from seriatim import logs
     from seriatim.http.app import Front
+    from seriatim.http.server import BoundedProtocol
 
     settings = config.read(os.environ)
     logs.configure(settings.log_level)
@@ -212,7 +213,7 @@ def serve(host: str, port: int, fd: int | None) -> None:
             host=host,
             port=port,
             loop="uvloop",
-            http="httptools",
+            http=BoundedProtocol,
             lifespan="on",
             log_config=None,
             log_level="warning",

@@ -76,6 +76,7 @@ DIALECTS = {
     "/credit_note_numbering_sequences": "octobat",
 }
 CHALLENGES = {"sequence": "Bearer", "dreamapply": "DREAM", "storno": "Bearer", "octobat": 'Basic realm="seriatim"'}
+OCTOBAT = ("/invoice_numbering_sequences", "/credit_note_numbering_sequences")
 AUDIENCE = "seriatim"
 TYPE = "of_the_owner"
 SCOPES = ("read", "allocate", "manage")
@@ -424,6 +425,32 @@ def told(answer: httpx.Response) -> str:
     for part in answer.request.url.path.split("/"):
         text = text.replace(part, "<id>") if len(part) > 30 else text
     return text
+
+
+def test_a_cursor_into_what_others_own_is_none(tenants: Tenants, client: httpx.Client) -> None:
+    # Given ids of the owner's series and entries, and ids that nobody has
+    def refusals(series: str, entry: str) -> list[Any]:
+        octobat = f"oc_ns_{series.replace('-', '')}"
+        asked = [(path, {name: octobat}) for path in OCTOBAT for name in ("starting_after", "ending_before")]
+        asked += [("/sequence/v1/series", {"cursor": cursor(series)})]
+        asked += [(f"/sequence/v1/series/{mine}/entries", {"cursor": cursor(entry)})]
+        answers = [
+            client.get(path, params=params, headers=authorization(dialect_at(path), key)) for path, params in asked
+        ]
+        return [(answer.status_code, answer.json()) for answer in answers]
+
+    def cursor(last: str) -> str:
+        return base64.b64encode(json.dumps({"id": last, "limit": 5}).encode()).decode()
+
+    key = tenants.key(tenants.other)
+    with tenants.up.client(key) as other:
+        mine = put_series(other)
+
+    # When a stranger goes on from either, then there is no telling them apart
+    for kind, series in tenants.series.items():
+        told = refusals(series, tenants.entries[kind])
+        assert told == refusals(new_id(), new_id())
+        assert {status for status, _ in told} == {422}
 
 
 def test_lists_of_a_company_that_has_nothing_are_empty(tenants: Tenants, client: httpx.Client) -> None:

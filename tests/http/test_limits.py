@@ -9,7 +9,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -255,6 +255,33 @@ def test_who_may_not_do_it_has_nothing_at_work(narrow: Narrow) -> None:
 
         # Then there is room for others
         assert narrow.get(SEQUENCE, narrow.key()).status_code == 200
+
+
+@pytest.mark.parametrize("what", ["line", "header", "headers"])
+def test_a_head_without_end_is_cut_off(narrow: Narrow, what: str) -> None:
+    # Given a client that sends a request line, or headers, and goes on sending
+    begins = {"line": b"GET /", "header": b"GET / HTTP/1.1\r\nX: ", "headers": b"GET / HTTP/1.1\r\n"}
+    piece = (b"X: " + b"x" * 1000 + b"\r\n") * 64 if what == "headers" else b"x" * 65536
+    with connect(narrow) as connection:
+        connection.sendall(begins[what])
+        sent = 0
+        with suppress(OSError):  # then it is cut off
+            while sent < 64 * 2**20:
+                connection.sendall(piece)
+                sent += len(piece)
+
+        # Then it is cut off long before it has filled our memory
+        assert sent < 32 * 2**20
+
+    # And heads that are long, but not so long, are read, also when one piece holds several requests
+    with connect(narrow) as connection:
+        one = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 60_000 + b"\r\n\r\n"
+        connection.sendall(one * 5)
+        told = b""
+        while told.count(b"HTTP/1.1 200 ") < 5:
+            got = connection.recv(65536)
+            assert got, told
+            told += got
 
 
 # headers ----------------------------------------------------------------------------------------------------------
