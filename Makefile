@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench lock clean
+.PHONY: help run test check fuzz bench lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 12
@@ -24,6 +24,11 @@ check: $(VENV)/stamp ## lint, formatting, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	luacheck lua
+
+# Other requests each time; it says first how to try the same again.
+fuzz: $(VENV)/stamp ## random requests against what /openapi.json says; longer: make fuzz ARGS="--fuzz-seconds 3600"
+	@sh .ci/packages
+	$(BIN)/python -m pytest -n 0 -v -s --timeout 0 --fuzz-seconds 300 $(ARGS) tests/http/test_schema_fuzz.py
 
 bench: $(VENV)/stamp ## measure beside a bare ASGI app, into bench/results/; longer: make bench ARGS="--rounds 9"
 	@sh .ci/packages wrk

@@ -207,7 +207,7 @@ class ClockedStack:
     def new_company(self) -> tuple[str, str]:
         """Creates a company, and returns an API key of it, and how records name its holder."""
         company = self.store.create_company(new_id(), "test")
-        key, kept = auth.create_key(self.store, company.id, auth.SCOPES, "test")
+        key, kept = auth.create_key(self.store, [company.id], auth.SCOPES, "test")
         return key, f"key {kept.id}"
 
     def stop(self) -> None:

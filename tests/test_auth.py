@@ -5,8 +5,13 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import os
 import shutil
+import signal
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +21,11 @@ import pytest
 from seriatim import auth
 from seriatim.auth import ALPHABET, SCOPES, Authenticator, Principal
 from seriatim.config import Config
-from seriatim.errors import ConfigError, Unauthorized, Unavailable
+from seriatim.errors import ConfigError, Unauthorized
 from seriatim.http.sequence import Sequence
 from seriatim.store import Store
 from seriatim.tokens import Tokens
-from stack import Up, new_id, put_entry, put_series
+from stack import Up, new_id, put_entry, put_series, until
 
 BASE = "/sequence/v1"
 ROUTES = {
@@ -45,6 +50,18 @@ BODIES: dict[str, Any] = {
     "/series/{series_id}/entries/{id}/void": {"reason": "test"},
 }
 TYPE = "of_this_test"
+
+
+@pytest.fixture(scope="module")
+def shared_up() -> Iterator[Up]:
+    """A running `seriatim up` with two API processes, which the tests of this module share."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    stack = Up(path, api_processes=2).start()
+    assert stack.state == "ready"
+    until(lambda: len(stack.pids("seriatim serve")) == 2)
+    yield stack
+    stack.stop()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def make_authenticator(store: Store) -> Authenticator:
@@ -137,41 +154,6 @@ def test_scopes_are_read_from_a_list() -> None:
     assert auth.parse_scopes("manage, read,manage") == ("manage", "read")
 
 
-# trust ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_store_that_is_down_refuses_no_key_that_was_valid_when_it_went(directory: Path) -> None:
-    # Given a process that has checked one of two keys
-    home = directory / "home"
-    home.mkdir()
-    store = Store(f"sqlite:///{home / 'store.db'}")
-    store.migrate()
-    company = store.create_company("acme", "test")
-    known, fresh = (auth.create_key(store, [company.id], SCOPES, "test")[0] for _ in range(2))
-
-    async def checks() -> None:
-        authenticator = make_authenticator(store)
-        before = await authenticator.principal(known, tokens=False)
-
-        # When the store goes away for longer than a check is trusted
-        store.close()
-        shutil.move(home, directory / "away")
-        await asyncio.sleep(auth.TRUST_S * 1.5)
-
-        # Then the known key still counts, and of the other one nothing is known
-        assert await authenticator.principal(known, tokens=False) == before
-        with pytest.raises(Unavailable):
-            await authenticator.principal(fresh, tokens=False)
-
-        # And once the store is back, so are both
-        shutil.move(directory / "away", home)
-        assert (await authenticator.principal(fresh, tokens=False)).company == company.id
-        assert await authenticator.principal(known, tokens=False) == before
-
-    asyncio.run(checks())
-    store.close()
-
-
 # on a running service ---------------------------------------------------------------------------------------------
 
 
@@ -191,25 +173,47 @@ def test_a_key_works_at_once_and_is_written_nowhere(shared_up: Up) -> None:
     assert [path for path in files if secret in path.read_bytes()] == []
 
 
-def test_a_revoked_key_is_refused_within_a_second_although_in_use(shared_up: Up) -> None:
-    # Given a key that is in use
+@contextmanager
+def asking_each_process(up: Up, key: str) -> Iterator[list[httpx.Client]]:
+    """A client of each API process: while its connection is made, the other processes stand still."""
+    processes = up.pids("seriatim serve")
+    with ExitStack() as stack:
+        clients = [stack.enter_context(up.client(key)) for _ in processes]
+        for process, client in zip(processes, clients, strict=True):
+            others = set(processes) - {process}
+            for other in others:
+                os.kill(other, signal.SIGSTOP)
+            try:
+                assert client.get(f"{BASE}/series").status_code == 200
+            finally:
+                for other in others:
+                    os.kill(other, signal.SIGCONT)
+        yield clients
+
+
+@pytest.mark.parametrize("in_use", [True, False], ids=["in use", "idle"])
+def test_a_revoked_key_is_refused_within_a_second_in_every_process(shared_up: Up, in_use: bool) -> None:  # noqa: FBT001
+    # Given a key that two API processes know
     key = create_key(shared_up, "default")
-    key_id = key.removeprefix("seriatim_")[:10]
-    with shared_up.client(key) as client:
-        for _ in range(20):
-            assert client.get("/sequence/v1/series").status_code == 200
+    with asking_each_process(shared_up, key) as clients:
+        assert len(clients) == 2
 
-        # When it is revoked
-        shared_up.run("keys", "revoke", key_id)
+        # When it is revoked, while it is in use or not
+        shared_up.run("keys", "revoke", key.removeprefix("seriatim_")[:10])
         revoked = time.monotonic()
-
-        # Then within a second it is refused, and stays so
         statuses = []
-        while time.monotonic() < revoked + 2:
-            statuses.append((time.monotonic() - revoked, client.get("/sequence/v1/series").status_code))
+        while time.monotonic() < revoked + 1.5:
+            if in_use or time.monotonic() > revoked + 1:
+                began = time.monotonic() - revoked
+                statuses += [(began, client.get(f"{BASE}/series").status_code) for client in clients]
+            time.sleep(0.005)
+
+    # Then within a second it is refused by both, and stays so
     assert {status for _, status in statuses} <= {200, 401}
-    assert all(status == 401 for at, status in statuses if at > 1)
-    assert [key["revoked"] for key in shared_up.json("keys", "list") if key["id"] == key_id] == [True]
+    assert [status for began, status in statuses if began > 1].count(401) >= 2
+    assert not [began for began, status in statuses if began > 1 and status == 200]
+    listed = {one["id"]: one["revoked"] for one in shared_up.json("keys", "list")}
+    assert listed[key.removeprefix("seriatim_")[:10]] is True
 
 
 def test_no_key_or_a_wrong_one_is_told_what_to_send(shared_up: Up) -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from seriatim.config import FLAGS, MEANINGS, PREFIX, SECRETS, Config, read, settings
+from seriatim.config import FLAGS, HIDDEN, MEANINGS, PREFIX, Config, read, settings
 from seriatim.errors import ConfigError
 
 FIELDS = set(Config.__struct_fields__)
@@ -78,6 +78,14 @@ def test_a_wrong_value_is_refused_with_the_setting_s_name_and_meaning(name: str,
         ("SERIATIM_STORE_URL", "postgresql+psycopg://me@db/x?password=hunter2", None),
         ("SERIATIM_STORE_URL", "sqlite:////data/store.db", "sqlite:////data/store.db"),
         ("SERIATIM_REDIS_URL", "unix:///run/valkey.sock?db=1", "unix:///run/valkey.sock?db=1"),
+        ("SERIATIM_JWT_SECRET", "hunter2" * 5, "***"),
+        ("SERIATIM_JWT_SECRET", "a://hun@ter2" * 5, "***"),
+        ("SERIATIM_JWT_JWKS", "https://me:hunter2@issuer/keys", "https://***@issuer/keys"),
+        ("SERIATIM_JWT_JWKS", "https://hunter2@issuer/keys", "https://***@issuer/keys"),
+        ("SERIATIM_JWT_JWKS", "https://me:hun?ter2@issuer/keys?token=hunter2", "https://***@issuer/keys?***"),
+        ("SERIATIM_JWT_JWKS", "https://issuer/keys?token=hunter2", "https://issuer/keys?***"),
+        ("SERIATIM_JWT_JWKS", "https://issuer/keys", "https://issuer/keys"),
+        ("SERIATIM_JWT_JWKS", "/etc/seriatim/keys.json", "/etc/seriatim/keys.json"),
     ],
 )
 def test_passwords_are_hidden_where_settings_are_listed(name: str, value: str, shown: str | None) -> None:
@@ -103,5 +111,5 @@ def test_every_setting_is_listed_with_its_origin_and_meaning() -> None:
 
 def test_every_setting_has_a_meaning_and_no_flag_is_one() -> None:
     assert set(MEANINGS) == FIELDS
-    assert SECRETS <= FIELDS
+    assert set(HIDDEN) <= FIELDS
     assert not FLAGS & FIELDS

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from core import drain_all, make_config, make_drainer, make_series, running_fron
 from faulty_changer import POINTS
 from seriatim import definitions, keyspace, scripts
 from seriatim.config import Config
-from seriatim.errors import Conflict, Halted, NotFound
+from seriatim.definitions import SeriesView
+from seriatim.errors import Conflict, Halted, Invalid, NotFound
 from seriatim.http.app import Front
 from seriatim.ledger import Wanted
 from seriatim.model import Series, SeriesFields
 from seriatim.store import Store
 from stack import Up, Valkey, entry_path, list_entries, new_id, put_series
+
+ROUNDS = 8
 
 
 @pytest.fixture
@@ -42,6 +46,48 @@ def held(store: Store, series: str) -> Series:
     found = store.series(series)
     assert found is not None
     return found
+
+
+# creating ---------------------------------------------------------------------------------------------------------
+
+
+def test_of_creations_at_once_in_two_processes_one_gets_the_prefix_and_all_get_ids_in_turn(
+    store: Store, config: Config, company: str
+) -> None:
+    async def run() -> list[list[SeriesView | BaseException]]:
+        # Given two processes, when both make series of one company at once, again and again: of a prefix that only one
+        # may have, and of one that anybody may have who wants to be the default
+        def wanted(number: int) -> list[tuple[SeriesFields, bool]]:
+            shared = SeriesFields(prefix="B-", default=True)
+            return [(SeriesFields(prefix=f"A-{number}"), True)] * 3 + [(shared, False)]
+
+        async with running_front(config) as one, running_front(config) as other:
+            return [
+                await asyncio.gather(
+                    *(
+                        front.definitions.create(company, fields, lone_prefix=lone)
+                        for fields, lone in wanted(number)
+                        for front in (one, other)
+                    ),
+                    return_exceptions=True,
+                )
+                for number in range(ROUNDS)
+            ]
+
+    results = asyncio.run(run())
+
+    # Then one has the prefix each time, and the others are told so
+    made = [one for told in results for one in told if isinstance(one, SeriesView)]
+    refused = [one for told in results for one in told if not isinstance(one, SeriesView)]
+    assert [list(one.fields) if isinstance(one, Invalid) else one for one in refused] == [["prefix"]] * 5 * ROUNDS
+    prefixes = Counter(view.series.numbering.prefix for view in made)
+    assert prefixes == {f"A-{number}": 1 for number in range(ROUNDS)} | {"B-": 2 * ROUNDS}
+
+    # And the ids are 1, 2, 3 ... in the order of their creation, and one series is the default
+    listed = store.list_series(company)
+    assert [one.ordinal for one in listed] == list(range(1, 3 * ROUNDS + 1))
+    assert {one.id for one in listed} == {view.series.id for view in made}
+    assert [one.numbering.prefix for one in listed if one.default] == ["B-"]
 
 
 # loading ----------------------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 import pytest
 from msgspec.structs import replace
 
-from core import make_config, make_drainer, make_series, running_front
+from core import drain_all, make_config, make_drainer, make_series, running_front
 from seriatim import worker
 from seriatim.config import Config
-from seriatim.errors import NotFound
+from seriatim.definitions import SeriesView
+from seriatim.errors import Conflict, NotFound
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, SeriesFields, Standing, Why
 from seriatim.store import Store
@@ -134,6 +135,39 @@ def test_another_companys_series_does_not_exist(store: Store, config: Config, co
     asyncio.run(run())
 
 
+def test_a_deleted_series_shows_nothing_of_the_one_that_came_after(
+    valkey: Valkey, store: Store, config: Config, company: str
+) -> None:
+    async def run() -> None:
+        # Given two processes, one of which deletes a series that the other one knows
+        stranger = store.create_company("stranger", "test").id
+        async with running_front(config) as here, running_front(config) as there:
+            deleted = await make_series(here, company)
+            assert await there.ledger.entries(company, deleted, None, 10) == ([], False)
+            await here.definitions.delete(company, deleted, "test")
+
+            # When another company makes a series, to which SQLite gives the same key, and has numbers of it settled
+            series = await make_series(here, stranger)
+            entry, _ = await here.ledger.put_entry(stranger, series, Wanted(new_id(), b'{"for":"nobody else"}'))
+            await asyncio.to_thread(drain_all, make_drainer(valkey, store, config))
+
+            # Then the first company has no series any more, in either process
+            for front in (there, here):
+                for call in (
+                    front.ledger.entries(company, deleted, None, 10),
+                    front.ledger.entry(company, deleted, entry.id),
+                    front.ledger.put_entry(company, deleted, Wanted(entry.id)),
+                    front.ledger.void(company, deleted, entry.id, Why("mine", "test")),
+                    front.ledger.report(company, deleted, None, None),
+                    front.definitions.put(company, deleted, SeriesFields(name="mine")),
+                ):
+                    with pytest.raises((NotFound, Conflict)):
+                        await call
+            assert held(store, series).name == ""
+
+    asyncio.run(run())
+
+
 def test_a_standing_of_the_past_is_renewed_without_the_caller_noticing(
     valkey: Valkey, config: Config, company: str
 ) -> None:
@@ -153,6 +187,35 @@ def test_a_standing_of_the_past_is_renewed_without_the_caller_noticing(
             entry, _ = await other.ledger.put_entry(company, series, Wanted(new_id()))
             assert entry.position == 2
             assert other.gate.require().generation == old.generation + 1
+
+    asyncio.run(run())
+
+
+def test_a_report_counts_what_is_settled_meanwhile_once(
+    valkey: Valkey, store: Store, config: Config, company: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        # Given a series with an entry, a void and a skip, which a worker settles just when a report has begun
+        drainer = make_drainer(valkey, store, config)
+        async with running_front(config) as front:
+            series = await make_series(front, company)
+            entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
+            await front.ledger.void(company, series, entry.id, Why("wrong", "test"))
+            await front.ledger.skip(company, series, None, 10, Why("torn", "test"))
+            read = front.definitions.get
+
+            async def read_then_settle(company: str, series: str) -> SeriesView:
+                view = await read(company, series)
+                await asyncio.to_thread(drain_all, drainer)
+                return view
+
+            monkeypatch.setattr(front.definitions, "get", read_then_settle)
+
+            # When the report is made, then each is in it once
+            (line,) = await front.ledger.report(company, series, None, None)
+            assert held(store, series).place == (1, 2)
+            assert (line.issued, line.voided, line.missing) == (1, 1, [])
+            assert [(skip.first, skip.last) for skip in line.skipped] == [(2, 9)]
 
     asyncio.run(run())
 

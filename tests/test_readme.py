@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -9,9 +10,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 import pytest
@@ -20,7 +21,16 @@ import yaml
 from stack import Up
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/operating.md", "docs/numbering.md", "docs/gaps.md", "docs/dialects.md", "docs/load.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/operating.md",
+    "docs/numbering.md",
+    "docs/gaps.md",
+    "docs/client.md",
+    "docs/dialects.md",
+    "docs/access.md",
+    "docs/load.md",
+)
 START = "make run\n"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
@@ -34,13 +44,16 @@ VARIABLE = re.compile(
 )
 """What differs from run to run."""
 KEY_ID = slice(9, 19)
+SECRET = re.compile(r"^export (SERIATIM_JWT_SECRET)=(\S+)$", re.MULTILINE)
+"""What a document says that the service was started with."""
 DONE = "-- done --"
 
 
 class Snippet(msgspec.Struct):
-    """Commands, and what a document says that they print."""
+    """Commands of a shell or of Python, and what a document says that they print."""
 
     commands: str
+    language: str
     printed: str | None = None
 
 
@@ -51,10 +64,10 @@ def read(document: str) -> list[Snippet]:
     end = 0
     for block in BLOCK.finditer(text):
         language, content = block.groups()
-        if language == "sh":
-            found.append(Snippet(content))
+        if language in ("sh", "python"):
+            found.append(Snippet(content, language))
         else:
-            assert language == "text", f"{document}: a block must be sh or text: {content}"
+            assert language == "text", f"{document}: a block must be sh, python or text: {content}"
             assert text[end : block.start()].isspace(), f"{document}: output must follow its commands: {content}"
             found[-1].printed = content
         end = block.end()
@@ -128,11 +141,27 @@ class Shell:
         return printed.removesuffix(f"{DONE}\n").rstrip("\n") + "\n"
 
 
+class Program:
+    """One Python program of all snippets."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.names: dict[str, Any] = {}
+
+    def run(self, commands: str) -> str:
+        """Runs commands, and returns what they print."""
+        printed = io.StringIO()
+        with chdir(self.directory), redirect_stdout(printed):
+            exec(compile(commands, "a document", "exec"), self.names)
+        return printed.getvalue()
+
+
 @contextmanager
-def making(data_dir: Path, port: int) -> Iterator[IO[str]]:
+def making(data_dir: Path, port: int, settings: dict[str, str]) -> Iterator[IO[str]]:
     """`make run` with the Python of these tests, on another port and directory; yields what it prints."""
     # What an outer `make test` hands down is not meant for this one, and the environment is as it should be already.
     environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "ARGS"}}
+    environment |= settings
     target = ["-o", f"{sys.prefix}/stamp", f"VENV={sys.prefix}", "run", f"ARGS=--port {port} --data-dir {data_dir}"]
     process = subprocess.Popen(
         ["make", *target], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -156,18 +185,22 @@ def test_the_documents_are_true(directory: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     transcript = Transcript(f"127.0.0.1:{port}")
-    with making(directory, port) as output:
+    settings = dict(SECRET.findall("".join(snippet.commands for snippet in snippets)))
+    assert settings
+    with making(directory, port, settings) as output:
         printed = "".join(output.readline() for _ in start.printed.splitlines())
         transcript.compare(start, printed)
 
         # Then each of the others does what it shows
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         shell = Shell(tmp_path, dict(os.environ) | {"PATH": path, "SERIATIM_DATA_DIR": str(directory)})
+        program = Program(tmp_path)
         for snippet in snippets:
             if all(DOCKER.match(line) for line in snippet.commands.splitlines()):
                 continue  # below
             Up(directory).settled()  # it is faster than whoever types
-            transcript.compare(snippet, shell.run(transcript.commands(snippet.commands)))
+            runs = shell if snippet.language == "sh" else program
+            transcript.compare(snippet, runs.run(transcript.commands(snippet.commands)))
         shell.process.communicate()
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import math
 import secrets
 import string
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -31,6 +34,12 @@ TRUST_S = 0.8
 TRUST_TOKEN_S = 60.0
 TOKEN_BYTES_MAX = 8 * 1024
 CACHE_KEYS_MAX = 10_000
+CHECKS_MAX = 1000
+THREADS = 4
+PATIENCE_S = 2.0
+PATIENCE_LOST_S = 0.1
+"""How long a check may take before it is taken for one that hangs: at first, and while those before it did."""
+SILENT = "What these credentials are checked with does not answer. Repeat the request."
 ALPHABET = string.ascii_letters + string.digits
 
 
@@ -110,7 +119,7 @@ class Principal(msgspec.Struct, frozen=True):
         return self if company == self.company else msgspec.structs.replace(self, company=company)
 
 
-def create_key(store: Registry, companies: Sequence[str], scopes: Sequence[str], actor: str) -> tuple[str, ApiKey]:
+def create_key(store: Registry, companies: list[str], scopes: Sequence[str], actor: str) -> tuple[str, ApiKey]:
     """Makes an API key for companies, by default the first; the first value is shown once and kept nowhere."""
     key_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
     secret = "".join(secrets.choice(ALPHABET) for _ in range(SECRET_LENGTH))
@@ -126,24 +135,44 @@ def _hash(secret: str, salt: bytes) -> bytes:
 
 
 class _Checked:
-    """What is known of some credentials: who holds them, until when that is trusted, or why nobody does."""
+    """What is known of some credentials: who holds them, until when that is trusted, or why nobody does.
 
-    __slots__ = ("checking", "principal", "refresh_at", "refusal", "until")
+    Times are those of the monotonic clock; whatever happens, nobody holds them at `ends` any more.
+    """
+
+    __slots__ = ("began", "checking", "ends", "principal", "refresh_at", "refusal", "until")
 
     def __init__(self) -> None:
         self.principal: Principal | None = None
         self.refusal: SeriatimError | None = None
-        self.until = 0.0
-        self.refresh_at = 0.0
+        self.until = self.refresh_at = self.began = 0.0
+        self.ends = math.inf
         self.checking: asyncio.Task[None] | None = None
 
     def trust(self, started: float, trusted_s: float) -> None:
-        self.until = started + trusted_s
-        self.refresh_at = started + trusted_s / 2
+        self.until = min(started + trusted_s, self.ends)
+        self.refresh_at = (started + self.until) / 2
+
+
+class _Source:
+    """What credentials of one kind are checked with, in threads of its own: when it hangs, nothing else does."""
+
+    def __init__(self, look_up: Callable[[str], tuple[Principal, float, float]]) -> None:
+        self.look_up = look_up
+        self.threads = ThreadPoolExecutor(THREADS)
+        self.checks = 0
+        self.answers = True
+        """Whether it answered when it was last asked."""
+
+    @property
+    def patience_s(self) -> float:
+        return PATIENCE_S if self.answers else PATIENCE_LOST_S
 
 
 class Authenticator:
     """Checks API keys against the store and tokens against their keys; remembers the answer for a while.
+
+    A store that is down or hangs must not stop allocation: who was valid when it was last heard of remains so.
 
     Args:
         store: where API keys and companies are.
@@ -159,6 +188,8 @@ class Authenticator:
         self._in_flight = in_flight
         self._checked: OrderedDict[str, _Checked] = OrderedDict()
         self._allowances: WeakValueDictionary[str, Allowance] = WeakValueDictionary()
+        self._sharing = threading.Lock()
+        self._of_keys, self._of_tokens = _Source(self._key_holder), _Source(self._token_holder)
 
     async def principal(self, credentials: str, *, tokens: bool) -> Principal:
         """Returns who holds an API key or, where `tokens` are accepted, a JSON Web Token.
@@ -167,25 +198,47 @@ class Authenticator:
             Unauthorized: nobody.
             Unavailable: the store does not answer, and the credentials were never seen.
         """
-        if not tokens and not credentials.startswith(PREFIX):
+        is_key = credentials.startswith(PREFIX)
+        if not is_key and not tokens:
             raise Unauthorized("Only API keys are accepted here. They begin with seriatim_.")
+        source = self._of_keys if is_key else self._of_tokens
+        now = time.monotonic()
         checked = self._checked.get(credentials)
+        if checked is None or checked.refresh_at < now:
+            checked = self._refresh(credentials, checked, source, now)
+            if checked.until < now:
+                await self._wait(checked, source)
+                if checked.ends < time.monotonic():
+                    raise Unauthorized("The token has expired. Get a new one.")
+        if checked.principal is None:
+            raise (checked.refusal or Unavailable(SILENT)).with_traceback(None)
+        return checked.principal
+
+    def _refresh(self, credentials: str, checked: _Checked | None, source: _Source, now: float) -> _Checked:
+        """Begins to check credentials; early, so that nobody waits who comes while the last answer is still trusted."""
         if checked is None:
             self._check_form(credentials)
+            if source.checks >= CHECKS_MAX:
+                raise Unavailable(SILENT)
             checked = self._checked[credentials] = _Checked()
             while len(self._checked) > CACHE_KEYS_MAX:
                 self._checked.popitem(last=False)
-        now = time.monotonic()
-        if checked.refresh_at < now:
-            # Early, so that nobody has to wait for it who comes while the last answer is still trusted.
-            checking = checked.checking or asyncio.create_task(self._check(credentials, checked, now))
-            checked.checking = checking
-            if checked.until < now:
-                await asyncio.shield(checking)
-        if checked.principal is None:
-            assert checked.refusal is not None
-            raise checked.refusal.with_traceback(None)
-        return checked.principal
+        if checked.checking is None:
+            checked.began = now
+            checked.checking = asyncio.create_task(self._check(credentials, checked, source))
+        return checked
+
+    async def _wait(self, checked: _Checked, source: _Source) -> None:
+        """Waits for the end of a check; for those who were known before, not for long."""
+        checking = checked.checking
+        assert checking is not None
+        left_s = checked.began + source.patience_s - time.monotonic()
+        if left_s > 0:
+            await asyncio.wait([checking], timeout=left_s)
+        if checking.done():
+            checking.result()
+        else:
+            source.answers = False
 
     def _check_form(self, credentials: str) -> None:
         if credentials.startswith(PREFIX):
@@ -194,40 +247,52 @@ class Authenticator:
         elif not self._tokens.accepted or credentials.count(".") != 2 or len(credentials) > TOKEN_BYTES_MAX:  # noqa: PLR2004
             raise Unauthorized("This is neither an API key nor a token that is accepted here.")
 
-    async def _check(self, credentials: str, checked: _Checked, started: float) -> None:
-        look_up = self._key_holder if credentials.startswith(PREFIX) else self._token_holder
+    async def _check(self, credentials: str, checked: _Checked, source: _Source) -> None:
+        source.checks += 1
         try:
-            checked.principal, trusted_s = await asyncio.to_thread(look_up, credentials)
-            checked.trust(started, trusted_s)
+            looking = asyncio.get_running_loop().run_in_executor(source.threads, source.look_up, credentials)
+            checked.principal, trusted_s, checked.ends = await looking
+            checked.trust(checked.began, trusted_s)
+            source.answers = True
         except Unavailable as error:
-            # A store that is down must not stop allocation for keys that were valid when it went.
-            if checked.principal is not None:
-                checked.trust(time.monotonic(), TRUST_S)
+            source.answers = False
             checked.refusal = error
+            if checked.principal is None:
+                self._forget(credentials, checked)
+            else:
+                checked.trust(time.monotonic(), TRUST_S)
         except Unauthorized as error:
+            source.answers = True
             checked.principal, checked.refusal = None, error
-            self._checked.pop(credentials, None)
+            self._forget(credentials, checked)
         finally:
+            source.checks -= 1
             checked.checking = None
 
-    def _key_holder(self, key: str) -> tuple[Principal, float]:
+    def _forget(self, credentials: str, checked: _Checked) -> None:
+        if self._checked.get(credentials) is checked:
+            del self._checked[credentials]
+
+    def _key_holder(self, key: str) -> tuple[Principal, float, float]:
         key_id, secret = key[len(PREFIX) :][:ID_LENGTH], key[len(PREFIX) + ID_LENGTH :]
         kept = self._store.api_key(key_id)
         if kept is None or not hmac.compare_digest(kept.hash, _hash(secret, kept.salt)) or kept.revoked_at is not None:
             raise Unauthorized("The API key is unknown or revoked. Use another, or create one.")
-        return self._principal(f"key {kept.id}", kept.company, frozenset(kept.companies), kept.scopes), TRUST_S
+        holder = self._principal(f"key {kept.id}", kept.company, frozenset(kept.companies), kept.scopes)
+        return holder, TRUST_S, math.inf
 
-    def _token_holder(self, token: str) -> tuple[Principal, float]:
+    def _token_holder(self, token: str) -> tuple[Principal, float, float]:
         claims = self._tokens.open(token)
         known = frozenset(self._store.known_companies(claims.companies))
         company = claims.company if claims.company in known else ""
-        lasts_s = min(TRUST_TOKEN_S, claims.expires_at - time.time())
-        return self._principal(f"token {claims.subject}", company, known, claims.scopes), lasts_s
+        holder = self._principal(f"token {claims.subject}", company, known, claims.scopes)
+        return holder, TRUST_TOKEN_S, time.monotonic() + claims.expires_at - time.time()
 
     def _principal(self, actor: str, company: str, companies: frozenset[str], scopes: Iterable[str]) -> Principal:
-        allowance = self._allowances.get(actor)
-        if allowance is None:
-            allowance = self._allowances[actor] = Allowance(self._rate, self._in_flight)
+        with self._sharing:  # by threads that each check a token of one subject
+            allowance = self._allowances.get(actor)
+            if allowance is None:
+                allowance = self._allowances[actor] = Allowance(self._rate, self._in_flight)
         return Principal(actor, company, companies, frozenset(scopes), allowance)
 
 

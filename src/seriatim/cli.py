@@ -177,7 +177,9 @@ def _first_start(settings: config.Config) -> None:
     """Makes what an embedded setting needs: the schema, the signing key, and a first company with a key."""
     from seriatim import auth, signing
     from seriatim.store import Store
+    from seriatim.tokens import Tokens
 
+    Tokens(settings)  # what is wrong in them is better said here than in the log of an API process
     store = Store(settings.store_url)
     store.migrate()
     store.prepare(settings.shards)
@@ -202,6 +204,7 @@ def serve(host: str, port: int, fd: int | None) -> None:
 
     from seriatim import logs
     from seriatim.http.app import Front
+    from seriatim.http.server import BoundedProtocol
 
     settings = config.read(os.environ)
     logs.configure(settings.log_level)
@@ -211,7 +214,7 @@ def serve(host: str, port: int, fd: int | None) -> None:
             host=host,
             port=port,
             loop="uvloop",
-            http="httptools",
+            http=BoundedProtocol,
             lifespan="on",
             log_config=None,
             log_level="warning",

@@ -58,9 +58,6 @@ MEANINGS = {
     "jwt_audience": "the `aud` that tokens must have; empty: tokens must have none",
     "log_level": "debug, info, warning or error",
 }
-SECRETS = {"redis_url", "store_url", "jwt_jwks", "jwt_secret"}
-
-
 Origin = Literal["default", "environment", "data directory"]
 
 
@@ -104,7 +101,7 @@ def settings(environment: Mapping[str, str], outer: Mapping[str, str]) -> list[S
     return [
         Setting(
             name=PREFIX + name.upper(),
-            value=_without_password(str(getattr(config, name))) if name in SECRETS else str(getattr(config, name)),
+            value=HIDDEN.get(name, str)(str(getattr(config, name))),
             origin=_origin(PREFIX + name.upper(), environment, outer),
             meaning=MEANINGS[name],
         )
@@ -118,9 +115,27 @@ def _origin(name: str, environment: Mapping[str, str], outer: Mapping[str, str])
     return "environment" if outer.get(name) == environment[name] else "data directory"
 
 
+def without_credentials(source: str) -> str:
+    """Returns a URL without what may be secret in it, or a path as it is."""
+    return re.sub(r"^([^?]*)\?.*", r"\1?***", re.sub("://.*@", "://***@", source))
+
+
 def _without_password(url: str) -> str:
     scheme, separator, rest = re.sub("(?i)(password=)[^&]*", r"\1***", url).partition("://")
     credentials, at, host = rest.rpartition("@")
     if not at:
         return scheme + separator + rest
     return f"{scheme}{separator}{credentials.partition(':')[0]}:***@{host}"
+
+
+def _masked(secret: str) -> str:
+    return "***" if secret else ""
+
+
+HIDDEN = {
+    "redis_url": _without_password,
+    "store_url": _without_password,
+    "jwt_jwks": without_credentials,
+    "jwt_secret": _masked,
+}
+"""Settings that may hold secrets, and what shows them without."""

@@ -115,7 +115,7 @@ class Definitions:
             series = await self._insist(company, series_id, lambda: self._create(new))
         if series.company != company:
             raise no_series(series_id)
-        if await asyncio.to_thread(self._store.creation, series.pk) != creation:
+        if await asyncio.to_thread(self._store.creation, series.id) != creation:
             series = await self._insist(company, series_id, lambda: self._update(company, series_id, fields))
         return await self._view(series)
 

@@ -10,16 +10,21 @@ SeriatimError
 ├── TooLarge          413  the body is larger than the limit
 ├── Invalid           422  fields are wrong; names them
 ├── Busy              429  the caller should slow down
-└── Unavailable       503  not now: repeat the same request, with the same id
-    ├── Stale              this process must meet the Redis server (again) first
-    └── Halted             allocation is stopped until somebody acts on the reason
-        └── Damaged        ... because Redis and the store contradict themselves or one another
+├── Unavailable       503  not now: repeat the same request, with the same id
+│   ├── Stale              this process must meet the Redis server (again) first
+│   └── Halted             allocation is stopped until somebody acts on the reason
+│       └── Damaged        ... because Redis and the store contradict themselves or one another
+├── ConfigError            a setting, a file or an argument is wrong
+└── Unproven               an entry is not what its receipt says
+    └── Unsettled          it has no receipt yet
 
-Each message is for the user and says what to do. Nothing but Seriatim's own faults is a 500.
+Each message is for the user and says what to do. Nothing but Seriatim's own faults is a 500. The client raises the same
+as the service; the last three never travel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 NAMED_MAX = 5
@@ -32,6 +37,8 @@ class SeriatimError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     retry_after_s: ClassVar[int | None] = None
+    ids: Sequence[str] = ()
+    """Which entries a client asked for: to be asked for again, by these ids, while it is not known what they got."""
 
     def __init__(self, message: str, *, fields: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -89,7 +96,7 @@ class TooLarge(SeriatimError):  # noqa: N818
 
 
 class Invalid(SeriatimError):  # noqa: N818
-    """Some fields are wrong; `fields` says which and why."""
+    """Some fields are wrong; the answer says which and why."""
 
     status = 422
     code = "invalid"
@@ -134,6 +141,18 @@ class Damaged(Halted):
 
 
 class ConfigError(SeriatimError):
-    """A setting, a file or a command line is wrong; for the operator, never sent over HTTP."""
+    """A setting, a file, a command line or an argument is wrong; for the operator, never sent over HTTP."""
 
     code = "wrong_setting"
+
+
+class Unproven(SeriatimError):  # noqa: N818
+    """An entry differs from its receipt, or the receipt was not signed by a key that is trusted."""
+
+    code = "unproven"
+
+
+class Unsettled(Unproven):
+    """The entry, or its void, has no receipt yet. A worker makes it, within moments as a rule."""
+
+    code = "unsettled"

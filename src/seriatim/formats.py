@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 
 from seriatim.errors import Invalid
-from seriatim.model import COUNTER_MAX, Counted, Entry, Numbering, parse_day
+from seriatim.model import COUNTER_MAX, Counted, Numbering, parse_day
 
 CONTINUOUS = "inc"
 PERIODS: dict[str, Callable[[date, str], str]] = {
@@ -204,12 +204,11 @@ def code(numbering: Numbering, day: date, values: Iterable[int]) -> str:
     return "".join(piece if isinstance(piece, str) else written[piece - 1] for piece in pieces)
 
 
-def fits(numbering: Numbering, entry: Entry) -> bool:
-    """Whether an entry's code is what its series' format makes of its date and its numbers."""
-    day = parse_day(entry.date)
-    if day is None or tuple(map(field, entry.numbers)) != fields_of(numbering, day):
+def fits(numbering: Numbering, day: date | None, numbers: tuple[Counted, ...], written: str) -> bool:
+    """Whether a code is what a format makes of a document's date and its numbers."""
+    if day is None or tuple(map(field, numbers)) != fields_of(numbering, day):
         return False
-    return entry.code == code(numbering, day, (one.value for one in entry.numbers))
+    return written == code(numbering, day, (one.value for one in numbers))
 
 
 def digits_max(numbering: Numbering) -> int:

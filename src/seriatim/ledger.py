@@ -328,6 +328,8 @@ class Ledger:
         if voids and listed:
             found = await scripts.voids(self._client, series, [entry.position for entry in listed])
             listed = [_with_void(entry, found.get(entry.position)) for entry in listed]
+        if not listed:
+            await self._definitions.get(company, series_id)  # another process may have deleted it
         return listed[:limit], len(listed) > limit
 
     async def report(self, company: str, series_id: str, first: date | None, last: date | None) -> list[Line]:
@@ -345,7 +347,7 @@ class Ledger:
             for position, numbers, day in self._store.counted(series):
                 report.add(position, numbers, day, void=position in voided)
             for note in self._store.notes(series):
-                if isinstance(note, Skip):
+                if isinstance(note, Skip) and note.place <= series.place:  # others are read below
                     report.skip(note)
 
         await asyncio.to_thread(read_settled)

@@ -82,13 +82,6 @@ def _entry_claims(entry: Entry) -> dict[str, Any]:
     return said
 
 
-def differing(record: Record, said: dict[str, Any]) -> list[str]:
-    """Returns the names of what a record and its receipt's payload say differently, the link left aside."""
-    claimed = claims(record)
-    names = claimed.keys() | said.keys() - {"iss", "prev"}
-    return sorted(name for name in names if claimed.get(name) != said.get(name))
-
-
 def payload(record: Record, issuer: str, prev: str) -> bytes:
     """Returns the payload of a record's receipt: canonical JSON."""
     return _canonical(claims(record) | {"iss": issuer, "prev": prev})

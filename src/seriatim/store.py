@@ -221,10 +221,11 @@ class Store(Registry):
             row = connection.execute(sa.select(series).where(series.c.id == series_id)).one_or_none()
         return None if row is None else _series(row)
 
-    def creation(self, pk: int) -> bytes:
-        """Returns what tells the creating request of a series from a later update."""
+    def creation(self, series_id: str) -> bytes | None:
+        """Returns what tells the creating request of a series from a later update, if there is such a series."""
         with self.read() as connection:
-            return bytes(connection.execute(sa.select(series.c.creation).where(series.c.pk == pk)).scalar_one())
+            made: bytes | None = connection.scalar(sa.select(series.c.creation).where(series.c.id == series_id))
+        return made
 
     def list_series(
         self, company: str | None = None, kind: str | None = None, after: int = 0, limit: int | None = None
@@ -244,7 +245,7 @@ class Store(Registry):
         """Replaces what no script sees of a series: name, description, code, sig."""
         row = {name: getattr(new, name) for name in ("name", "description", "code", "sig")} | {"updated_at": now_ms()}
         with self.write() as connection:
-            changed = sa.update(series).where(series.c.pk == old.pk).values(row).returning(series)
+            changed = sa.update(series).where(series.c.id == old.id).values(row).returning(series)
             relabelled = connection.execute(changed).one_or_none()
             if relabelled is None:  # deleted
                 raise Stale
@@ -334,7 +335,7 @@ class Store(Registry):
     def entry(self, owner: Series, entry_id: str) -> Entry | None:
         """Returns a settled entry by its id."""
         with self.read() as connection:
-            found = _entries.where(entries.c.series == owner.pk, entries.c.id == entry_id)
+            found = _entries.where(entries.c.series == _key(owner), entries.c.id == entry_id)
             row = connection.execute(found).one_or_none()
         return None if row is None else _entry(owner.id, row)
 
@@ -343,14 +344,14 @@ class Store(Registry):
         found: dict[tuple[str, int], Entry] = {}
         with self.read() as connection:
             for owner, positions in wanted.items():
-                among = _entries.where(entries.c.series == owner.pk, entries.c.position.in_(positions))
+                among = _entries.where(entries.c.series == _key(owner), entries.c.position.in_(positions))
                 for row in connection.execute(among):
                     found[owner.id, row.position] = _entry(owner.id, row)
         return found
 
     def entries_after(self, owner: Series, position: int, limit: int) -> list[Entry]:
         """Returns up to `limit` settled entries behind `position`, in order."""
-        listed = _entries.where(entries.c.series == owner.pk, entries.c.position > position)
+        listed = _entries.where(entries.c.series == _key(owner), entries.c.position > position)
         with self.read() as connection:
             rows = connection.execute(listed.order_by(entries.c.position).limit(limit))
             return [_entry(owner.id, row) for row in rows]
@@ -361,7 +362,7 @@ class Store(Registry):
         with self.read() as connection:
             for table, kind in ((skips, Skip), (voids, Void)):
                 behind = sa.tuple_(table.c.position, table.c.k) > sa.tuple_(*map(sa.literal, after))
-                listed = sa.select(table).where(table.c.series == owner.pk, behind)
+                listed = sa.select(table).where(table.c.series == _key(owner), behind)
                 rows = connection.execute(listed.order_by(table.c.position, table.c.k).limit(limit))
                 found += [kind(**dict(row._mapping) | {"series": owner.id}) for row in rows]  # noqa: SLF001
         return sorted(found, key=lambda note: note.place)[:limit]
@@ -374,7 +375,7 @@ class Store(Registry):
     def counted(self, owner: Series) -> Iterator[tuple[int, tuple[Counted, ...], str]]:
         """Yields of the entries of a series, up to the position that it says: position, numbers and date; in order."""
         columns = sa.select(entries.c.position, entries.c.numbers, entries.c.date)
-        settled = columns.where(entries.c.series == owner.pk, entries.c.position <= owner.position)
+        settled = columns.where(entries.c.series == _key(owner), entries.c.position <= owner.position)
         with self.read() as connection:
             ordered = settled.order_by(entries.c.position).execution_options(yield_per=PAGE)
             for position, numbers, day in connection.execute(ordered):
@@ -382,12 +383,12 @@ class Store(Registry):
 
     def counters(self, owners: Sequence[Series]) -> dict[str, dict[str, int]]:
         """Returns the last settled values of some series' counters, by id of the series and field."""
-        names = {owner.pk: owner.id for owner in owners}
         found: dict[str, dict[str, int]] = {owner.id: {} for owner in owners}
+        counted = sa.select(series.c.id, counters).join(counters).where(series.c.id.in_(list(found)))
         with self.read() as connection:
-            for row in connection.execute(sa.select(counters).where(counters.c.series.in_(list(names)))):
+            for row in connection.execute(counted):
                 field = f"{row.counter}:{row.period}" if row.period else row.counter
-                found[names[row.series]][field] = row.value
+                found[row.id][field] = row.value
         return found
 
     def commit(self, standing: Standing, slices: Sequence[Slice]) -> None:
@@ -450,9 +451,14 @@ def _repetition_is_damage() -> Iterator[None]:
         raise Damaged(f"Redis issued an id or a code that the store holds already: {error.orig}.") from error
 
 
+def _key(owner: Series) -> sa.ScalarSelect[Any]:
+    """The key of a series as it was read, none if it was deleted since: SQLite then gives its key to the next one."""
+    return sa.select(series.c.pk).where(series.c.pk == owner.pk, series.c.id == owner.id).scalar_subquery()
+
+
 def _unchanged(old: Series) -> sa.ColumnElement[bool]:
     same_load = series.c.loaded_epoch.is_not_distinct_from(old.loaded_epoch)
-    return sa.and_(series.c.pk == old.pk, series.c.version == old.version, same_load)
+    return sa.and_(series.c.id == old.id, series.c.version == old.version, same_load)
 
 
 def _of(company: str | None, kind: str | None) -> list[sa.ColumnElement[bool]]:

@@ -21,6 +21,7 @@ from seriatim.model import (
     Series,
     Skip,
     Void,
+    parse_day,
     place_text,
     timestamp,
 )
@@ -254,16 +255,22 @@ class Audit:
             self.find(record.position, "bad_signature", f"the receipt does not hold: {error}")
             return None
         try:
-            differing = signing.differing(record, said)
+            claims = signing.claims(record)
         except (OverflowError, OSError, ValueError):
             self.find(record.position, "malformed", f"created_at is {record.created_at}, which is no time")
             return said
+        differing = sorted(
+            name for name in claims.keys() | said.keys() - {"iss", "prev"} if claims.get(name) != said.get(name)
+        )
         if differing:
             self.find(record.position, "changed_record", f"differs from its receipt in {', '.join(differing)}")
-        elif isinstance(record, Entry) and not formats.fits(self._numbering, record):
+        elif isinstance(record, Entry) and not self._written_as_defined(record):
             why = f"{record.code} is not what the series' format makes of its numbers"
             self.find(record.position, "wrong_code", why)
         return said
+
+    def _written_as_defined(self, entry: Entry) -> bool:
+        return formats.fits(self._numbering, parse_day(entry.date), entry.numbers, entry.code)
 
 
 def audit_store(store: Store, series: Series, keys: JsonWebKeySet, checkpoint: Checkpoint | None) -> Iterator[Audit]:

@@ -25,8 +25,15 @@ class Clock:
     def set(self, at: str, *, ahead_s: float = 0.0) -> None:
         """Sets it to a time in UTC, such as `2025-12-31 21:59:59.5`, and so much later."""
         offset_s = datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp() + ahead_s - time.time()
+        self._write(f"{offset_s:+.3f}")
+
+    def stop_at(self, at: str) -> None:
+        """Sets it to a time in UTC where it stands still. A worker would wait for it to move."""
+        self._write(f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M:%S}.5")
+
+    def _write(self, what: str) -> None:
         new = self._file.with_name(f"{self._file.name}.new")
-        new.write_text(f"{offset_s:+.3f}\n")
+        new.write_text(f"{what}\n")
         new.replace(self._file)  # whoever reads it now reads the old time or the new one
 
     @property

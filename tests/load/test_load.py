@@ -104,7 +104,7 @@ def test_a_service_may_lie_behind_tls_and_below_a_path(shared_up: Up, tmp_path: 
         url = f"{proxy.url.replace('http', 'https')}/numbers/"
         arguments = ("load", url, "--key", shared_up.key, "--count", "40", "--connections", "4")
         done = seriatim(*arguments, environment={"SSL_CERT_FILE": str(certificate)})
-        unknown = seriatim(*arguments)
+        unknown = seriatim(*arguments, "--deadline", "0.5")
     assert done.returncode == 0, done.stderr
     assert "40 entries in 1 series, 40 receipts" in done.stdout
     assert unknown.returncode == 2
@@ -253,17 +253,17 @@ def test_an_interrupted_load_is_audited(shared_up: Up, client: httpx.Client) -> 
     ("arguments", "why"),
     [
         (("http://127.0.0.1:9",), "Nothing answers at 127.0.0.1:9"),
-        (("URL", "--key", "seriatim_wrong"), "The service says 401"),
-        (("URL", "--series", new_id()), "The service says 404"),
-        (("ftp://127.0.0.1",), "is not the URL of a service"),
-        (("http://127.0.0.1:x",), "is not a URL"),
+        (("URL", "--key", "seriatim_wrong"), "API key"),
+        (("URL", "--series", new_id()), "There is no series"),
+        (("ftp://127.0.0.1",), "must be like https://"),
+        (("http://127.0.0.1:x",), "cannot be read"),
         (("URL", "--mix", "new=1,old=2"), "--mix is made of new, replay, batch, list"),
         (("URL", "--mix", "replay=1"), "--mix needs new or batch"),
         (("URL", "--mix", "new"), "is not a kind and its share"),
         (("URL", "--connections", "1", "--processes", "2"), "2 processes need as many --connections"),
         (("URL", "--data", "DATA"), "Line 1 of"),
         (("URL", "--data", "EMPTY"), "has no lines"),
-        (("URL/docs",), "The service says 404"),
+        (("URL/docs",), "/docs"),
         (("URL", "--report", "/nowhere/report.html"), "/nowhere/report.html"),
     ],
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import redis
 import redis.asyncio
 import structlog
+from msgspec import Meta
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.applications import Starlette
@@ -25,10 +26,12 @@ from seriatim.auth import Authenticator
 from seriatim.config import Config
 from seriatim.definitions import Definitions
 from seriatim.errors import Halted, Unavailable
-from seriatim.http.dialect import Dialects, json_response
+from seriatim.http import docs
+from seriatim.http.dialect import PRIVATE, Dialects, json_response
 from seriatim.http.dreamapply import DreamApply
 from seriatim.http.edge import Edge
 from seriatim.http.octobat import Octobat
+from seriatim.http.openapi import Plain, describe
 from seriatim.http.sequence import Sequence
 from seriatim.http.storno import Storno
 from seriatim.ledger import Ledger
@@ -41,6 +44,36 @@ log = structlog.stdlib.get_logger(__name__)
 REDIS_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 2.0
 OCTOBAT_TYPES = ("invoice", "credit_note")
+JWK_SET = "application/jwk-set+json"
+
+
+class Health(msgspec.Struct):
+    """That this process answers."""
+
+    status: Literal["ok"]
+
+
+class Checks(msgspec.Struct):
+    """What numbers need: each is `ok`, or says why not."""
+
+    allocation: Annotated[str, Meta(examples=["ok"])]
+    redis: Annotated[str, Meta(examples=["ok"])]
+    store: Annotated[str, Meta(examples=["ok"])]
+    durability: Annotated[str, Meta(examples=["ok"])]
+
+
+class Readiness(msgspec.Struct):
+    """Whether numbers can be issued; `halted` says why they cannot until somebody acts."""
+
+    ready: bool
+    halted: str | None
+    checks: Checks
+
+
+class KeySet(msgspec.Struct):
+    """Public keys (JSON Web Key Set), those that sign no more included."""
+
+    keys: list[dict[str, Any]]
 
 
 class Front:
@@ -109,33 +142,35 @@ class Front:
     # health and keys ----------------------------------------------------------------------------------------------
 
     async def healthz(self, _request: Request) -> Response:
-        """GET /healthz: this process answers."""
-        return json_response({"status": "ok"})
+        """Says that this process answers."""
+        return json_response(Health("ok"))
 
     async def readyz(self, _request: Request) -> Response:
-        """GET /readyz: whether numbers can be issued, and if not, why."""
+        """Says whether numbers can be issued, and if not, why."""
         redis_says, store_says = await asyncio.gather(
             _says(asyncio.to_thread(self._ping)), _says(asyncio.to_thread(self.store.data_set))
         )
         refusal = None if self.gate.standing else self.gate.refusal
         ready = refusal is None and redis_says == "ok"
-        content = {
-            "ready": ready,
-            "halted": refusal.message if isinstance(refusal, Halted) else None,
-            "checks": {
-                "allocation": "ok" if refusal is None else refusal.message,
-                "redis": redis_says,
-                "store": store_says,
-                "durability": "ok" if self.config.ack == "fsync" else "SERIATIM_ACK=memory: a crash loses numbers",
-            },
-        }
+        content = Readiness(
+            ready=ready,
+            halted=refusal.message if isinstance(refusal, Halted) else None,
+            checks=Checks(
+                allocation="ok" if refusal is None else refusal.message,
+                redis=redis_says,
+                store=store_says,
+                durability="ok" if self.config.ack == "fsync" else "SERIATIM_ACK=memory: a crash loses numbers",
+            ),
+        )
         return json_response(content, 200 if ready else 503)
 
     async def jwks(self, _request: Request) -> Response:
-        """GET /.well-known/jwks.json: the public keys of all receipts (RFC 7517)."""
+        """Answers the public keys of all receipts (RFC 7517)."""
         keys = await asyncio.to_thread(self.store.signing_keys)
         content = {"keys": [msgspec.Raw(key.encode()) for key in keys]}
-        return Response(msgspec.json.encode(content), media_type="application/jwk-set+json")
+        return Response(
+            msgspec.json.encode(content), headers=PRIVATE | {"Cache-Control": "no-cache"}, media_type=JWK_SET
+        )
 
     def _ping(self) -> None:
         with scripts.translated():
@@ -156,13 +191,14 @@ class Front:
     def app(self) -> ASGIApp:
         """Returns the app to serve."""
         dialects = self.dialects()
-        own = [
-            Route("/healthz", self.healthz),
-            Route("/readyz", self.readyz),
-            Route("/.well-known/jwks.json", self.jwks),
+        plain = [
+            Plain("/healthz", self.healthz, {200: Health}),
+            Plain("/readyz", self.readyz, {200: Readiness, 503: Readiness}),
+            Plain("/.well-known/jwks.json", self.jwks, {200: KeySet}, JWK_SET),
         ]
+        own = [Route(one.path, one.endpoint) for one in plain]
         app = Starlette(
-            routes=[*dialects.routes(), *own],
+            routes=[*dialects.routes(), *own, *docs.routes(lambda: describe(dialects, plain))],
             lifespan=self.running,
             exception_handlers=dialects.exception_handlers(),
         )

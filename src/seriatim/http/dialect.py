@@ -10,7 +10,8 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from seriatim.auth import Authenticator, Principal
 from seriatim.errors import BadRequest, Forbidden, NotAllowed, NotFound, SeriatimError, Unauthorized
@@ -18,14 +19,22 @@ from seriatim.errors import BadRequest, Forbidden, NotAllowed, NotFound, Seriati
 PRIVATE = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
 """An answer is for who asked, and no page (OWASP, REST Security Cheat Sheet)."""
 
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "JWT",
+    "description": "An API key, or a JSON Web Token where those are accepted.",
+}
+
 Endpoint = Callable[[Any, Request, Principal], Awaitable[Response]]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path: who may call it, what it takes, what it answers. The route and its description.
 
-    `path` is below a base of its dialect. `query`, `body` and `answer` are types that msgspec knows; None is for none.
-    `refusals` are those of this operation, beside those that every one has.
+    `path` is below a base of its dialect. `query`, `body`, `answer` and those of `headers`, which the answer may have,
+    are types that msgspec knows; None is for none. `refusals` are those of this operation, beside those that every one
+    has.
     """
 
     method: str
@@ -36,7 +45,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     body: Any = None
     answer: Any = None
     status: int = 200
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, Any] = {}
     refusals: Sequence[type[SeriatimError]] = ()
 
 
@@ -65,6 +74,8 @@ class Dialect(ABC):
     """Its security scheme as OpenAPI describes it."""
     error: ClassVar[type]
     """The shape of its errors."""
+    ids: ClassVar[Mapping[str, Any]] = {}
+    """The types of the ids in its paths, by the part of the path before them."""
     takes_tokens: ClassVar[bool] = False
     """Whether JSON Web Tokens are credentials, beside API keys."""
     names_company: ClassVar[bool] = False
@@ -105,7 +116,7 @@ class Dialect(ABC):
         for one in self.operations:
             by_path.setdefault(one.path, {})[one.method] = one
         return [
-            Route(base + path + slash, self._serve(operations), methods=list(operations))
+            WholeRoute(base + path + slash, self._serve(operations), methods=list(operations))
             for base in self.bases
             for path, operations in by_path.items()
             for slash in (("", "/") if self.trailing_slash else ("",))
@@ -139,6 +150,15 @@ class Dialect(ABC):
         return principal.acting_for(company)
 
 
+class WholeRoute(Route):
+    """A route for all methods of a path: none that it lacks is looked for in a later route with a parameter there."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Returns whether this route answers."""
+        match, child = super().matches(scope)
+        return Match.FULL if match is Match.PARTIAL else match, child
+
+
 def bearer(header: str) -> str:
     """Returns the token of a Bearer header (RFC 6750, section 2.1), "" when it is of another scheme."""
     scheme, _, token = header.partition(" ")
@@ -152,6 +172,11 @@ def _is_operation(member: Any) -> bool:
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Returns content as a JSON response."""
     return Response(_encode(content), status, {**PRIVATE, **(headers or {})}, "application/json")
+
+
+def no_content() -> Response:
+    """Returns a response without content."""
+    return Response(status_code=204, headers=PRIVATE)
 
 
 _encode = msgspec.json.Encoder().encode

@@ -17,6 +17,7 @@ from seriatim.errors import SeriatimError
 from seriatim.formats import template
 from seriatim.http.dialect import Dialect, json_response, operation
 from seriatim.ledger import Ledger
+from seriatim.messages import shown
 from seriatim.model import Entry
 
 AUTHORIZATION = re.compile(r'DREAM\s+apikey\s*=\s*(?:"([^"]*)"|([^\s",]+))\s*\Z', re.IGNORECASE)
@@ -25,25 +26,27 @@ AUTHORIZATION = re.compile(r'DREAM\s+apikey\s*=\s*(?:"([^"]*)"|([^\s",]+))\s*\Z'
 class LastAnswer(msgspec.Struct):
     """The last number of a series, and when it was issued."""
 
-    when: Annotated[str, Meta(description="ISO 8601, in UTC.", examples=["2025-10-21T07:02:40+00:00"])]
-    number: str
+    when: Annotated[str, shown("ISO 8601, in UTC.", "2025-10-21T07:02:40+00:00", format="date-time")]
+    number: Annotated[str, Meta(description="The number as it goes on the document.", examples=["TF-9211025"])]
 
 
 class SeriesAnswer(msgspec.Struct):
     """A series."""
 
-    id: int
-    name: str
-    format: str
+    id: Annotated[int, Meta(ge=1, description="1, 2, 3 ... in the order of creation.")]
+    name: Annotated[str, Meta(examples=["Tuition fee"])]
+    format: Annotated[
+        str, Meta(description="Literals and markers.", examples=["TF-%incYearly%%day%%month%%yearShort%"])
+    ]
     last: LastAnswer | None
 
 
 class ErrorAnswer(msgspec.Struct, omit_defaults=True):
     """Why a request was refused."""
 
-    code: str
-    message: str
-    fields: dict[str, str] = {}
+    code: Annotated[str, Meta(description="A word for programs.")]
+    message: Annotated[str, Meta(description="A sentence for people.")]
+    fields: Annotated[dict[str, str], Meta(description="Which fields are wrong, and why.")] = {}
 
 
 class DreamApply(Dialect):
@@ -78,7 +81,7 @@ class DreamApply(Dialect):
         "/invoices/series",
         "read",
         answer=dict[str, SeriesAnswer],
-        headers={"X-Count": "Number of returned series."},
+        headers={"X-Count": Annotated[int, Meta(ge=0, description="Number of returned series.", examples=[15])]},
     )
     async def list_series(self, _request: Request, principal: Principal) -> Response:
         """Lists the company's invoice series by their ids."""

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 import structlog
@@ -20,6 +20,8 @@ from seriatim.errors import BadRequest, Invalid, SeriatimError, TooLarge, Unavai
 log = structlog.stdlib.get_logger("seriatim.http")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
+CREDENTIALS = re.compile(r"(seriatim_\w{10})\w+|eyJ[\w.-]+")
+"""API keys but for their ids, and tokens, wherever they are sent by mistake."""
 UNLIMITED = {"/healthz", "/readyz"}
 """A busy process must not be taken for a dead one."""
 
@@ -63,29 +65,35 @@ class Edge:
         request_id = _request_id(scope)
         started = time.perf_counter()
         status = 500
+        answered = False
 
         async def send_named(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
             await send(message)
+            answered = message["type"] == "http.response.body" and not message.get("more_body")
 
         self._in_flight += 1
         try:
             fits = self._in_flight <= self._in_flight_max or scope["path"] in UNLIMITED
             app = self._app if fits else self._refuse(scope["path"], Unavailable(TOO_BUSY))
             await app(scope, receive, send_named)
+        except Exception:
+            if not answered:
+                raise
+            # The client has been told. The server would cut the connection, and with it who asks next on it.
+            log.exception("a fault of ours", request=request_id)
         finally:
             self._in_flight -= 1
             if status >= 400:  # noqa: PLR2004
                 level = log.warning if status >= 500 else log.info  # noqa: PLR2004
                 took_ms = round((time.perf_counter() - started) * 1000, 1)
-                path = scope["path"]
                 level(
                     "refused",
                     method=scope["method"],
-                    path=path,
+                    path=CREDENTIALS.sub(r"\1***", scope["path"]),
                     status=status,
                     request=request_id,
                     ms=took_ms,
@@ -160,6 +168,7 @@ def _explain(body: bytes, wanted: Any, error: msgspec.ValidationError) -> BadReq
 
 def _wrong(name: str, value: Any, wanted: Any) -> Iterator[tuple[str, str]]:
     """Yields the name of a value that is wrong, and why; of objects, maps and lists, what is wrong in them."""
+    wanted = get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
     try:
         msgspec.convert(value, wanted)
     except msgspec.ValidationError as mismatch:

@@ -12,30 +12,24 @@ import msgspec
 
 from seriatim.errors import Invalid
 from seriatim.formats import LAST_DAY, YEARS
+from seriatim.messages import (
+    JWS,
+    LABEL_BYTES_MAX,
+    META_BYTES_MAX,
+    META_KEY_BYTES_MAX,
+    META_KEYS_MAX,
+    META_VALUE_BYTES_MAX,
+    RANGES,
+    REASON_BYTES_MAX,
+    SIG_BYTES_MAX,
+    TYPE,
+)
 from seriatim.model import COUNTER_MAX, SeriesFields, parse_day
 
-META_KEYS_MAX = 64
-META_KEY_BYTES_MAX = 64
-META_VALUE_BYTES_MAX = 1024
-META_BYTES_MAX = 16 * 1024
-SIG_BYTES_MAX = 8 * 1024
-LABEL_BYTES_MAX = {
-    "name": 255,
-    "description": 2048,
-    "code": 64,
-    "prefix": 64,
-    "suffix": 64,
-    "format": 255,
-    "timezone": 64,
-    "fiscal_year_start": 5,
-    "charset": 128,
-}
-REASON_BYTES_MAX = 1024
-RANGES = {"padding": (0, 20), "start": (1, COUNTER_MAX), "max_length": (1, 255)}
 DAYS = (date(YEARS[0], 1, 1), LAST_DAY)
-TYPE_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
+TYPE_PATTERN = re.compile(rf"{TYPE}\Z")
 TYPE_RULE = "must be a lower-case word such as invoice, credit_note or receipt, of at most 32 characters"
-COMPACT_JWS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\Z")
+COMPACT_JWS = re.compile(rf"{JWS}\Z")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -98,6 +92,12 @@ def check_reason(reason: str | None) -> dict[str, str]:
 def check_type(kind: str) -> dict[str, str]:
     """Returns what is wrong with the type of a series."""
     return {} if TYPE_PATTERN.match(kind) else {"type": TYPE_RULE}
+
+
+def about(name: str, wrong: Invalid, *same: str) -> Invalid:
+    """Returns what the core finds wrong as wrong in a dialect's field `name`, which the core calls one of `same`."""
+    whys = (why if said in (name, *same) else f"{said} {why}" for said, why in wrong.fields.items())
+    return Invalid({name: "; ".join(whys)})
 
 
 def series_fields(said: dict[str, Any]) -> SeriesFields:

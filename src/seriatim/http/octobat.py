@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
-from typing import Annotated, Any, ClassVar
+from contextlib import suppress
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -19,9 +19,11 @@ from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimErr
 from seriatim.formats import prefix
 from seriatim.http.dialect import Dialect, json_response, operation
 from seriatim.http.edge import read_body
-from seriatim.http.fields import series_fields
+from seriatim.http.fields import about, series_fields
+from seriatim.messages import LABEL_BYTES_MAX, NO_CONTROL, or_empty, shown
 from seriatim.model import SeriesFields, uuid_text
 
+OBJECTS = ("invoice_numbering_sequence", "credit_note_numbering_sequence")
 PREFIX = "oc_ns_"
 ID = re.compile(rf"{PREFIX}([0-9a-f]{{32}})\Z")
 FIELDS_MAX = 100
@@ -30,48 +32,64 @@ PAGE_MAX = 100
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 CHANGING = (BadRequest, NotFound, TooLarge, Invalid)
 
-Id = Annotated[str, Meta(examples=["oc_ns_146192091741t5175c8c47"])]
+EXAMPLE_ID = "oc_ns_a89043153d164a9591c130d6cdde553e"
+Id = Annotated[str, shown("Id of the sequence.", EXAMPLE_ID, pattern=f"^{PREFIX}[0-9a-f]{{32}}$")]
+Prefix = Annotated[
+    str,
+    shown(
+        "What all numbers of the sequence begin with. At most 64 bytes.",
+        "AAA-",
+        minLength=1,
+        maxLength=LABEL_BYTES_MAX["prefix"],
+        pattern=NO_CONTROL,
+    ),
+]
+Default = Annotated[bool, Meta(description="Whether it is the default one of its type.")]
+
+
+def _neighbour(description: str) -> Meta:
+    return shown(description, EXAMPLE_ID, pattern=or_empty(f"{PREFIX}[0-9a-f]{{32}}"))
 
 
 class PageQuery(msgspec.Struct):
     """Which page of a list. Also taken from a form-encoded body of the GET."""
 
-    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
-    starting_after: Id | None = None
-    ending_before: Id | None = None
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="How many it may have.")] = PAGE_DEFAULT
+    starting_after: Annotated[str | None, _neighbour("The last of the page before.")] = None
+    ending_before: Annotated[str | None, _neighbour("The first of the page behind.")] = None
 
 
-class NewForm(msgspec.Struct):
+class NewForm(msgspec.Struct, forbid_unknown_fields=True):
     """A sequence to create."""
 
-    prefix: str
-    is_default: bool = False
+    prefix: Prefix
+    is_default: Default = False
 
 
-class ChangeForm(msgspec.Struct):
+class ChangeForm(msgspec.Struct, forbid_unknown_fields=True):
     """What to change of a sequence."""
 
-    prefix: str
+    prefix: Prefix
 
 
 class SequenceAnswer(msgspec.Struct):
     """A numbering sequence; `next_number` is the next code."""
 
     id: Id
-    object: str
-    prefix: str
-    is_default: bool
-    next_number: str
+    object: Annotated[str, shown("What this is.", enum=OBJECTS)]
+    prefix: Annotated[str, Meta(examples=["AAA-"])]
+    is_default: Default
+    next_number: Annotated[str, Meta(examples=["AAA-1"])]
 
 
 class ListAnswer(msgspec.Struct):
     """A page of sequences, oldest first."""
 
-    object: str
-    has_more: bool
-    has_before: bool
-    total_count: int
-    request_url: str
+    object: Literal["list"]
+    has_more: Annotated[bool, Meta(description="Whether there are some behind this page.")]
+    has_before: Annotated[bool, Meta(description="Whether there are some before it.")]
+    total_count: Annotated[int, Meta(ge=0, description="How many there are in all.")]
+    request_url: Annotated[str, Meta(examples=["/invoice_numbering_sequences"])]
     data: list[SequenceAnswer]
 
 
@@ -84,7 +102,10 @@ class DetailAnswer(msgspec.Struct):
 class ErrorAnswer(msgspec.Struct):
     """Why a request was refused: by field, or `global`; beside them `message`, a sentence."""
 
-    errors: dict[str, list[DetailAnswer] | str]
+    errors: Annotated[
+        dict[str, list[DetailAnswer] | str],
+        shown("By field.", {"prefix": [{"details": "is missing"}], "message": "Correct these fields."}),
+    ]
 
 
 class Octobat(Dialect):
@@ -93,8 +114,13 @@ class Octobat(Dialect):
     name = "octobat"
     body_type = "application/x-www-form-urlencoded"
     challenge = 'Basic realm="seriatim"'
-    security: ClassVar = {"type": "http", "scheme": "basic", "description": "The API key is the user name."}
+    security: ClassVar = {
+        "type": "http",
+        "scheme": "basic",
+        "description": "The API key is the user name; the password is empty.",
+    }
     error = ErrorAnswer
+    ids: ClassVar = {"invoice_numbering_sequences": Id, "credit_note_numbering_sequences": Id}
     trailing_slash = True
 
     def __init__(self, kind: str, definitions: Definitions, authenticator: Authenticator, body_bytes_max: int) -> None:
@@ -111,15 +137,20 @@ class Octobat(Dialect):
             return ""
         try:
             user, _, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, or not UTF-8 in it
             return ""
         return "" if password else user
 
     def error_content(self, error: SeriatimError) -> Any:
         """Returns an error in this dialect's shape."""
-        wrong = error.fields or {"global": error.message}
+        # Beside the fields stands `message`: a field of that name is told in it alone.
+        wrong = {name: why for name, why in error.fields.items() if name != "message"} or {"global": error.message}
         details: dict[str, list[DetailAnswer] | str] = {name: [DetailAnswer(why)] for name, why in wrong.items()}
         return ErrorAnswer(details | {"message": error.message})
+
+    def error_status(self, error: SeriatimError) -> int:
+        """Returns the status that stands for an error: this dialect knows no 409."""
+        return Invalid.status if isinstance(error, Conflict) else error.status
 
     @operation("GET", "", "read", query=PageQuery, answer=ListAnswer, refusals=(BadRequest, TooLarge, Invalid))
     async def list_sequences(self, request: Request, principal: Principal) -> Response:
@@ -145,7 +176,9 @@ class Octobat(Dialect):
         )
         return json_response(answer)
 
-    @operation("POST", "", "manage", body=NewForm, answer=SequenceAnswer, refusals=(BadRequest, TooLarge, Invalid))
+    @operation(
+        "POST", "", "manage", body=NewForm, answer=SequenceAnswer, refusals=(BadRequest, Conflict, TooLarge, Invalid)
+    )
     async def create(self, request: Request, principal: Principal) -> Response:
         """Creates a sequence."""
         said = await self._form(request)
@@ -177,6 +210,8 @@ class Octobat(Dialect):
                 view = await self._definitions.update(principal.company, view.series.id, fields)
             except Conflict as fixed:
                 raise Invalid({"prefix": fixed.message}) from fixed
+            except Invalid as refused:
+                raise about("prefix", refused) from refused
         return json_response(self._answer(view))
 
     @operation("PATCH", "/{id}/default", "manage", answer=SequenceAnswer, refusals=(NotFound,))
@@ -189,9 +224,10 @@ class Octobat(Dialect):
     async def _own(self, request: Request, principal: Principal) -> SeriesView:
         match = ID.match(request.path_params["id"])
         if match:
-            view = await self._definitions.get(principal.company, uuid_text(bytes.fromhex(match[1])))
-            if view.series.type == self._kind:
-                return view
+            with suppress(NotFound):
+                view = await self._definitions.get(principal.company, uuid_text(bytes.fromhex(match[1])))
+                if view.series.type == self._kind:
+                    return view
         raise NotFound("There is no such numbering sequence. Check the id.")
 
     async def _form(self, request: Request) -> dict[str, str]:

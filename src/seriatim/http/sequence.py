@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,14 +16,16 @@ from seriatim.auth import Authenticator, Principal
 from seriatim.definitions import Definitions, SeriesView, preview_new
 from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimError, TooLarge
 from seriatim.formats import Preview, template
-from seriatim.http.dialect import Dialect, bearer, json_response, operation
+from seriatim.http.dialect import BEARER, Dialect, bearer, json_response, no_content, operation
 from seriatim.http.edge import decode, read_body
 from seriatim.http.fields import check_day, check_meta, check_reason, check_sig, check_type, series_fields
 from seriatim.ledger import Ledger, Wanted
 from seriatim.messages import (
     BATCH_MAX,
+    EXAMPLE_ID,
     PAGE_DEFAULT,
     PAGE_MAX,
+    UUID,
     BatchAnswer,
     BatchBody,
     EntryAnswer,
@@ -43,6 +46,7 @@ from seriatim.messages import (
     TypeQuery,
     VoidAnswer,
     VoidBody,
+    shown,
 )
 from seriatim.model import (
     COUNTER_MAX,
@@ -62,8 +66,9 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 WRITING = (BadRequest, NotFound, TooLarge, Invalid)
 CHANGING = (*WRITING, Conflict)
 READING = (NotFound, Invalid)
-REPLAYED = {"Idempotent-Replayed": "`true` when the id was issued before."}
-ISSUED = {"answer": EntryAnswer, "headers": REPLAYED, "refusals": CHANGING}
+REPLAYED = {"Idempotent-Replayed": Annotated[Literal["true"], Meta(description="When the id was issued before.")]}
+SERIES = Annotated[SeriesBody, Meta(examples=[{"name": "Sales", "format": "INV-%yearLong%-%incYearly%", "padding": 5}])]
+ENTRY = Annotated[EntryBody, Meta(examples=[{"meta": {"order": "A-1001"}}])]
 
 _series_body = msgspec.json.Decoder(SeriesBody)
 _entry_body = msgspec.json.Decoder(EntryBody)
@@ -77,8 +82,12 @@ class Sequence(Dialect):
 
     name = "sequence"
     challenge = "Bearer"
-    security: ClassVar = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    security: ClassVar = BEARER
     error = ErrorAnswer
+    ids: ClassVar = {
+        "series": Annotated[str, shown("UUID of the series, of any version.", EXAMPLE_ID, pattern=f"^{UUID}$")],
+        "entries": Annotated[str, shown("UUID of the entry, of any version.", EXAMPLE_ID, pattern=f"^{UUID}$")],
+    }
     takes_tokens = True
 
     def __init__(
@@ -101,7 +110,7 @@ class Sequence(Dialect):
         "PUT",
         "/series/{series_id}/entries/{id}",
         "allocate",
-        body=EntryBody,
+        body=ENTRY,
         answer=EntryAnswer,
         headers=REPLAYED,
         refusals=CHANGING,
@@ -117,7 +126,7 @@ class Sequence(Dialect):
         "/entries/{id}",
         "allocate",
         query=TypeQuery,
-        body=EntryBody,
+        body=ENTRY,
         answer=EntryAnswer,
         headers=REPLAYED,
         refusals=CHANGING,
@@ -147,13 +156,20 @@ class Sequence(Dialect):
         answers = [_series_answer(view) for view in listed]
         return json_response(SeriesPage(answers, limit, _cursor_after(answers, limit) if more else None))
 
+    @operation("POST", "/series/preview", "read", body=SERIES, answer=Preview, refusals=(BadRequest, TooLarge, Invalid))
+    async def preview_new(self, request: Request, _principal: Principal) -> Response:
+        """Checks a series without creating it, and shows its first codes."""
+        body = decode(await read_body(request, self._body_bytes_max), _series_body)
+        fields = _series_fields(body)
+        return json_response(await asyncio.to_thread(preview_new, fields, await self._definitions.time()))
+
     @operation("GET", "/series/{id}", "read", answer=SeriesAnswer, refusals=(NotFound,))
     async def get_series(self, request: Request, principal: Principal) -> Response:
         """Fetches a series."""
         series_id = parse_uuid(request.path_params["id"], "series")
         return json_response(_series_answer(await self._definitions.get(principal.company, series_id)))
 
-    @operation("PUT", "/series/{id}", "manage", body=SeriesBody, answer=SeriesAnswer, refusals=CHANGING)
+    @operation("PUT", "/series/{id}", "manage", body=SERIES, answer=SeriesAnswer, refusals=CHANGING)
     async def put_series(self, request: Request, principal: Principal) -> Response:
         """Creates a series, or changes it."""
         series_id = _own_uuid(request.path_params["id"])
@@ -167,7 +183,7 @@ class Sequence(Dialect):
         """Deletes a series that has no records."""
         series_id = parse_uuid(request.path_params["id"], "series")
         await self._definitions.delete(principal.company, series_id, principal.actor)
-        return Response(status_code=204)
+        return no_content()
 
     @operation("POST", "/series/{id}/skip", "manage", body=SkipBody, answer=SkipAnswer, refusals=WRITING)
     async def skip(self, request: Request, principal: Principal) -> Response:
@@ -200,13 +216,6 @@ class Sequence(Dialect):
         """Shows the next codes of a series."""
         series_id = parse_uuid(request.path_params["id"], "series")
         return json_response(await self._definitions.preview(principal.company, series_id))
-
-    @operation("POST", "/series/preview", "read", body=SeriesBody, answer=Preview, refusals=WRITING)
-    async def preview_new(self, request: Request, _principal: Principal) -> Response:
-        """Checks a series without creating it, and shows its first codes."""
-        body = decode(await read_body(request, self._body_bytes_max), _series_body)
-        fields = _series_fields(body)
-        return json_response(await asyncio.to_thread(preview_new, fields, await self._definitions.time()))
 
     @operation(
         "POST",

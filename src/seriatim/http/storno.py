@@ -13,10 +13,11 @@ from seriatim.auth import Authenticator, Principal
 from seriatim.definitions import Definitions, SeriesView
 from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimError, TooLarge
 from seriatim.formats import prefix
-from seriatim.http.dialect import Dialect, bearer, json_response, operation
+from seriatim.http.dialect import BEARER, Dialect, bearer, json_response, no_content, operation
 from seriatim.http.edge import decode, read_body
-from seriatim.http.fields import series_fields
+from seriatim.http.fields import about, series_fields
 from seriatim.ledger import Ledger
+from seriatim.messages import EXAMPLE_ID, LABEL_BYTES_MAX, NO_CONTROL, UUID, shown
 from seriatim.model import COUNTER_MAX, SeriesFields, Why, parse_uuid, timestamp
 
 TYPES = ("invoice", "proforma", "credit_note", "delivery_note")
@@ -34,56 +35,72 @@ WORDS = {
     500: "internal_error",
     503: "unavailable",
 }
-Type = Annotated[str | None, Meta(description=f"One of {', '.join(TYPES)}.")]
-Number = Annotated[int | None, Meta(description="The last used number.")]
+LAST_MAX = COUNTER_MAX - 1
+Id = Annotated[str, shown("UUID of the series.", EXAMPLE_ID, format="uuid", pattern=f"^{UUID}$")]
+Kind = Annotated[str, Meta(description="Type of document.", examples=["invoice"])]
+Prefix = Annotated[str, Meta(description="What all numbers of the series begin with.", examples=["FAC"])]
+Time = Annotated[str, shown("ISO 8601, in UTC.", "2026-02-16T10:30:00Z", format="date-time")]
+Refused = Annotated[Any | UnsetType, Meta(extra_json_schema={"refused": True})]
+"""Of a field that is known, to be refused in words of its own."""
+Number = Annotated[int | None, shown("The last used number.", 245, minimum=0, maximum=LAST_MAX)]
 
 
 class TypeQuery(msgspec.Struct):
     """Of which type of document; of all unless given."""
 
-    type: Type = None
+    type: Annotated[str | None, shown("Type of document; all unless given.", "invoice", enum=TYPES)] = None
 
 
 class NewBody(msgspec.Struct, forbid_unknown_fields=True):
     """A series to create."""
 
-    prefix: str | None = None
-    type: Type = None
+    prefix: Annotated[
+        str | None,
+        shown(
+            "What all numbers of the series begin with. At most 64 bytes, and no other series of the type has it.",
+            "FAC",
+            minLength=1,
+            maxLength=LABEL_BYTES_MAX["prefix"],
+            pattern=NO_CONTROL,
+            needed=True,
+        ),
+    ] = None
+    type: Annotated[str | None, shown("Type of document.", "invoice", enum=TYPES, needed=True)] = None
     currentNumber: Number = None  # noqa: N815 -- as the dialect names it, here and below
     active: bool | None = None
 
 
 class ChangeBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What to change of a series. `prefix` and `type` are there to be refused: they are fixed."""
+    """What to change of a series; `prefix` and `type` are fixed."""
 
     currentNumber: Number = None  # noqa: N815
     active: bool | None = None
-    prefix: Any | UnsetType = UNSET
-    type: Any | UnsetType = UNSET
+    prefix: Refused = UNSET
+    type: Refused = UNSET
 
 
 class SeriesAnswer(msgspec.Struct):
     """A series; its numbers are those of today's period."""
 
-    id: str
-    uuid: str
-    prefix: str
-    type: str
-    currentNumber: int  # noqa: N815
-    nextNumber: int  # noqa: N815
-    active: bool
-    isDefault: bool  # noqa: N815
-    createdAt: str  # noqa: N815
-    updatedAt: str  # noqa: N815
+    id: Id
+    uuid: Id
+    prefix: Prefix
+    type: Kind
+    currentNumber: Annotated[int, Meta(ge=0, description="The last used number.", examples=[245])]  # noqa: N815
+    nextNumber: Annotated[int, Meta(ge=1, description="The next number.", examples=[246])]  # noqa: N815
+    active: Annotated[bool, Meta(description="Whether it issues numbers.")]
+    isDefault: Annotated[bool, Meta(description="Whether it is the default one of its type.")]  # noqa: N815
+    createdAt: Time  # noqa: N815
+    updatedAt: Time  # noqa: N815
 
 
 class ErrorAnswer(msgspec.Struct, omit_defaults=True):
     """Why a request was refused."""
 
-    error: str
-    message: str
-    code: int
-    errors: dict[str, str] = {}
+    error: Annotated[str, Meta(description="A word for programs.")]
+    message: Annotated[str, Meta(description="A sentence for people.")]
+    code: Annotated[int, Meta(description="The status.")]
+    errors: Annotated[dict[str, str], Meta(description="Which fields are wrong, and why.")] = {}
 
 
 _new_body = msgspec.json.Decoder(NewBody)
@@ -95,8 +112,9 @@ class Storno(Dialect):
 
     name = "storno"
     challenge = "Bearer"
-    security: ClassVar = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    security: ClassVar = BEARER
     error = ErrorAnswer
+    ids: ClassVar = {"document-series": Id}
     takes_tokens = True
     names_company = True
 
@@ -171,7 +189,10 @@ class Storno(Dialect):
             raise Invalid(wrong)
         view = await self._definitions.get(principal.company, series_id)
         if body.currentNumber is not None:
-            await self._set_number(principal, view, body.currentNumber)
+            try:
+                await self._set_number(principal, view, body.currentNumber)
+            except Invalid as refused:
+                raise about("currentNumber", refused, "to") from refused
         if body.active is not None and body.active != view.series.active:
             await self._definitions.update(principal.company, series_id, SeriesFields(active=body.active))
         return json_response(_answer(await self._definitions.get(principal.company, series_id)))
@@ -207,11 +228,11 @@ class Storno(Dialect):
         """Deletes a series that has no entries."""
         series_id = parse_uuid(request.path_params["uuid"], "series")
         await self._definitions.delete(principal.company, series_id, principal.actor)
-        return Response(status_code=204)
+        return no_content()
 
 
 def _check_number(number: int | None) -> dict[str, str]:
-    if number is None or 0 <= number < COUNTER_MAX:
+    if number is None or 0 <= number <= LAST_MAX:
         return {}
     return {"currentNumber": "must be a number from 0 to 2^53 - 2"}
 

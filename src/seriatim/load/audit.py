@@ -15,9 +15,9 @@ from seriatim.load.book import Findings, digests
 from seriatim.load.children import Children
 from seriatim.load.ledger import Distinct, Ledger, Sheet, Slot
 from seriatim.load.payloads import Payload, pick
-from seriatim.load.proof import Link, Proved, Task, receipt_of
-from seriatim.load.target import Target, cursor_behind
-from seriatim.messages import EntryAnswer, EntryPage
+from seriatim.load.proof import Link, Proved, Task, settled
+from seriatim.load.target import Target
+from seriatim.messages import PAGE_MAX, EntryAnswer
 from seriatim.model import Counted, uuid_bytes, uuid_text
 
 SAMPLE = 100
@@ -65,7 +65,7 @@ def audit(service: Service, ledger: Ledger) -> Audited:
         ThreadPoolExecutor(len(service.children)) as provers,
         ThreadPoolExecutor(min(SERIES_AT_ONCE, max(1, len(sheets)))) as walkers,
     ):
-        walk = Walk(service, Keys(service.target), provers, begun + service.settle_s)
+        walk = Walk(service, provers, begun + service.settle_s)
         audits = [SeriesAudit(walk, *one) for one in zip(sheets, _sample(sheets), strict=True)]
         for done in walkers.map(SeriesAudit.run, audits):
             ledger.findings.merge(done.findings)
@@ -85,30 +85,17 @@ def _sample(sheets: list[Sheet]) -> list[set[int]]:
     return sampled
 
 
-class Keys:
-    """The service's public keys, fetched when the first receipts are there: by then they are published."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-
-    @cached_property
-    def jwks(self) -> bytes:
-        """The JSON Web Key Set."""
-        return self._target.jwks()
-
-
 class Walk(msgspec.Struct, frozen=True):
     """What the audits of all series share."""
 
     service: Service
-    keys: Keys
     provers: ThreadPoolExecutor
     deadline: float
     """Until when receipts are waited for."""
 
 
 class SeriesAudit:
-    """The audit of one series: walks its pages, and holds each entry against what was told, and the one before.
+    """The audit of one series: walks its list, and holds each entry against what was told, and the one before.
 
     Args:
         walk: what all series share.
@@ -136,13 +123,13 @@ class SeriesAudit:
 
     def run(self) -> SeriesAudit:
         """Audits the series to its end; where others write too, to the last entry that was told."""
-        waiting: deque[tuple[EntryPage, Future[Proved] | None]] = deque()
-        for raw, page in self._pages():
-            waiting.append((page, self._prove(raw)))
+        waiting: deque[tuple[list[EntryAnswer], Future[Proved] | None]] = deque()
+        for listed in self._lists():
+            waiting.append((listed, self._prove(listed)))
             if len(waiting) > len(self._service.children):
-                self._check_page(*waiting.popleft())
-        for page, proving in waiting:
-            self._check_page(page, proving)
+                self._check(*waiting.popleft())
+        for listed, proving in waiting:
+            self._check(listed, proving)
         self._missed += self._sheet.between(self._position + 1, self._sheet.end)
         self._account_for_missed()
         self._find_repeated_codes()
@@ -154,43 +141,43 @@ class SeriesAudit:
     def _find(self, position: int, kind: str, detail: str) -> None:
         self.findings.add(self._lane.id, position, kind, detail)
 
-    # pages ------------------------------------------------------------------------------------------------------------
+    # lists ------------------------------------------------------------------------------------------------------------
 
-    def _pages(self) -> Iterator[tuple[bytes, EntryPage]]:
-        cursor = cursor_behind(self._lane.base_id)
-        while True:
-            raw, page = self._settled_page(cursor)
-            yield raw, page
-            cursor = page.cursor
-            reached = page.entries[-1].position if page.entries else 0
-            if cursor is None or (not self._lane.owned and reached >= self._sheet.end):
+    def _lists(self) -> Iterator[list[EntryAnswer]]:
+        """Yields what the service lists, in order; where others write too, up to what was told."""
+        after, reached = self._lane.base_id, self._lane.base
+        while self._lane.owned or reached < self._sheet.end:
+            listed = self._settled(after)
+            yield listed
+            if len(listed) < PAGE_MAX:
                 return
+            after, reached = listed[-1].id, listed[-1].position
 
-    def _settled_page(self, cursor: str | None) -> tuple[bytes, EntryPage]:
-        """Fetches a page, again while receipts are missing and there is time to wait for them."""
+    def _settled(self, after: str | None) -> list[EntryAnswer]:
+        """Lists entries, again while receipts are missing and there is time to wait for them."""
         while True:
-            raw, page = self._service.target.page(self._lane.id, cursor)
-            if all(receipt_of(entry) for entry in page.entries) or time.monotonic() > self._walk.deadline:
-                return raw, page
+            listed = self._service.target.entries(self._lane.id, after)
+            if all(map(settled, listed)) or time.monotonic() > self._walk.deadline:
+                return listed
             time.sleep(UNSETTLED_PAUSE_S)
 
-    def _prove(self, raw: bytes) -> Future[Proved] | None:
+    def _prove(self, listed: list[EntryAnswer]) -> Future[Proved] | None:
         if not self._service.settle_s:
             return None
-        task = Task(raw, self._walk.keys.jwks, self._lane.numbering)
+        task = Task(msgspec.json.encode(listed), self._service.target.jwks, self._lane.numbering)
         return self._walk.provers.submit(self._service.children.prove, task)
 
-    def _check_page(self, page: EntryPage, proving: Future[Proved] | None) -> None:
+    def _check(self, listed: list[EntryAnswer], proving: Future[Proved] | None) -> None:
         proved = proving.result() if proving else None
         for position, kind, detail in proved.wrong if proved else ():
             self._find(position, kind, detail)
-        for number, entry in enumerate(page.entries):
+        for number, entry in enumerate(listed):
             self._check_order(entry)
             self._check_told(entry)
             self._codes.add(entry.code)
             if proved:
                 self._check_link(entry, proved.links[number])
-        self.audited.listed += len(page.entries)
+        self.audited.listed += len(listed)
 
     # entries ----------------------------------------------------------------------------------------------------------
 
@@ -244,7 +231,7 @@ class SeriesAudit:
         self.audited.sampled += 1
         by_id = self._service.target.entry(self._lane.id, entry.id)
         if by_id is None or by_id.position != entry.position or digests(by_id) != slot[1:]:
-            self._find(entry.position, "differs_by_id", f"{entry.id} is not by its id what it is in its page")
+            self._find(entry.position, "differs_by_id", f"{entry.id} is not by its id what it is in the list")
 
     def _check_meta(self, entry: EntryAnswer) -> None:
         if entry.meta != pick(self._service.payloads, entry.id).meta:
@@ -254,7 +241,7 @@ class SeriesAudit:
 
     def _check_link(self, entry: EntryAnswer, link: Link | None) -> None:
         if link is None:
-            if receipt_of(entry) is None:
+            if not settled(entry):
                 self._unsigned.append(entry.position)
             self._lose_thread()
             return
@@ -283,7 +270,7 @@ class SeriesAudit:
 
     @cached_property
     def _explained(self) -> bool:
-        """Whether there are skips or voids: a page does not show where they stand in the chain."""
+        """Whether there are skips or voids: a list does not show where they stand in the chain."""
         lines = self._service.target.report(self._lane.id).lines
         return any(line.voided or line.skipped for line in lines)
 
@@ -295,7 +282,7 @@ class SeriesAudit:
             self._unplaced.pop(slot[0], None)
         for position, slot in self._missed[:LOOK_UPS_MAX]:
             if self._looked_up(position, slot):
-                detail = f"{uuid_text(slot[0])} is found by its id, and no page lists it there"
+                detail = f"{uuid_text(slot[0])} is found by its id, and it is not listed there"
                 self._find(position, "unlisted_entry", detail)
         for position, slot in self._missed[LOOK_UPS_MAX:]:
             self._find(position, "unlisted_entry", f"{uuid_text(slot[0])} was answered this position")
@@ -318,13 +305,13 @@ class SeriesAudit:
         return None
 
     def _find_repeated_codes(self) -> None:
-        """Walks the pages again when codes are repeated, to name them."""
+        """Walks the list again when codes are repeated, to name them."""
         repeated = self._codes.repeated()
         if not repeated:
             return
         places: dict[str, list[int]] = {}
-        for _, page in self._pages():
-            for entry in page.entries:
+        for listed in self._lists():
+            for entry in listed:
                 if Distinct.value(entry.code) in repeated:
                     places.setdefault(entry.code, []).append(entry.position)
         for code, positions in places.items():

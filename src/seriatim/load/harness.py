@@ -38,7 +38,7 @@ def run(options: Options, say: Callable[[str], None]) -> Summary:
     """
     if options.processes > options.connections:
         raise ConfigError(f"{options.processes} processes need as many --connections at least.")
-    target = Target(options.address, options.key)
+    target = Target(options)
     documents = payloads.read(options.data)
     weights = options.weights
     lanes = _lanes(target, options)

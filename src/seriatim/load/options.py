@@ -56,20 +56,10 @@ class Options(msgspec.Struct, frozen=True):
 
     @property
     def address(self) -> Address:
-        """The parts of the URL.
-
-        Raises:
-            ConfigError: it is not an HTTP URL.
-        """
-        try:
-            parts = urlsplit(self.url)
-            port = parts.port
-        except ValueError as error:
-            raise ConfigError(f"{self.url!r} is not a URL: {error}.") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ConfigError(f"{self.url!r} is not the URL of a service, such as http://127.0.0.1:8000.")
-        tls = parts.scheme == "https"
-        return Address(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+        """The parts of the URL; whether it is one, the client has looked at."""
+        url = urlsplit(self.url)
+        tls = url.scheme == "https"
+        return Address(url.hostname or "", url.port or (443 if tls else 80), tls, url.path.rstrip("/"))
 
     @property
     def weights(self) -> dict[str, float]:
