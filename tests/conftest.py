@@ -110,6 +110,7 @@ def common_up() -> Iterator[Up]:
     assert stack.state == "ready"
     yield stack
     stack.stop()
+    assert [line for line in stack.directory.log.read_text().splitlines() if "a fault of ours" in line] == []
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -129,6 +130,7 @@ def clocked_up() -> Iterator[tuple[Up, Clock]]:
     assert stack.state == "ready"
     yield stack, clock
     stack.stop()
+    assert [line for line in stack.directory.log.read_text().splitlines() if "a fault of ours" in line] == []
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import re
 import socket
@@ -504,8 +505,9 @@ def exchange(host: str, port: int, request: bytes) -> bytes:
             connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65536):
                 answer += part
-        except (ConnectionResetError, BrokenPipeError):  # refused before all was sent
-            pass
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):  # refused before all was sent
+                raise
     return answer
 
 

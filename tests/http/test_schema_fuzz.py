@@ -43,7 +43,7 @@ expected-statuses = ["2xx", 401, 403, 404, 409, 422]
 
 # A step by itself is quick: what is made in one is used in the next.
 [phases.stateful.generation]
-max-examples = 30
+max-examples = 12
 
 # Forms have no types: 0 and 1 are taken for false and true.
 [[operations]]
@@ -53,8 +53,10 @@ checks = {{ negative_data_rejection = {{ enabled = false }} }}
 """
 
 
-EXAMPLES = 6
+EXAMPLES = "3"
 """How many requests are drawn for each operation in CI, beside those that belong to its limits."""
+TWINS = "^/(credit_note_|api/v8/)"
+"""Paths that the same code answers as others; CI leaves them out here."""
 
 
 SERIES = 12
@@ -109,7 +111,7 @@ class Schemathesis:
 
     def __init__(self, seconds: int | None, seed: int, directory: Path) -> None:
         self.live = seconds is not None
-        self.flags = ["--generation-deterministic", "--max-examples", str(EXAMPLES)]
+        self.flags = ["--generation-deterministic", "--max-examples", EXAMPLES, "--exclude-path-regex", TWINS]
         if seconds is not None:
             self.flags = ["--max-time", str(seconds), "--seed", str(seed)]
         self.told = directory / "told"
@@ -142,23 +144,34 @@ def fuzzer(request: pytest.FixtureRequest, tmp_path: Path) -> Schemathesis:
     return Schemathesis(request.config.option.fuzz_seconds, request.config.option.fuzz_seed, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tags", "phases"),
+    [
+        ("sequence", "coverage"),
+        ("sequence", "examples,fuzzing,stateful"),
+        ("storno", "examples,coverage,fuzzing,stateful"),
+        ("octobat", "examples,coverage,fuzzing,stateful"),
+        ("dreamapply service", "coverage,fuzzing"),
+    ],
+)
 def test_random_requests_are_answered_as_described_and_refused_ones_consume_nothing(
-    shared_up: Up, fuzzer: Schemathesis
+    shared_up: Up, fuzzer: Schemathesis, tags: str, phases: str
 ) -> None:
     # Given a company for random requests, and another one beside it
-    company, bystander = Company(shared_up, "fuzzed"), Company(shared_up, "bystander")
+    company, bystander = (Company(shared_up, f"{name} {tags} {phases}") for name in ("fuzzed", "bystander"))
     shared_up.settled()
     before = bystander.standing()
 
-    # When requests of all dialects are made from the description, good ones and bad ones
-    told = fuzzer.run(shared_up, company, company.key) | {shown(one) for one in company.issued}
+    # When requests of a dialect are made from the description, good ones and bad ones
+    flags = ["--phases", phases, *(f"--include-tag={tag}" for tag in tags.split())]
+    told = fuzzer.run(shared_up, company, company.key, *flags)
 
     # Then what callers were told is all that there is: in order, and no number without an entry or a skip
     shared_up.settled()
     there = company.standing()
-    assert len(told) > 50
-    listed = [one for _, entries, _ in there for one in entries]
-    assert {shown(one) for one in listed} == told
+    assert len(told) > 10 or tags != "sequence"
+    told |= {shown(one) for one in company.issued}
+    assert {shown(one) for _, entries, _ in there for one in entries} == told
     for _, entries, missing in there:
         assert [one["position"] for one in entries] == list(range(1, len(entries) + 1))
         assert missing == []
@@ -177,7 +190,7 @@ def test_random_requests_with_a_wrong_key_are_refused(shared_up: Up, fuzzer: Sch
     before = company.standing()
 
     # When requests of all dialects are made with it
-    told = fuzzer.run(shared_up, company, revoked["key"], "--phases", "examples,fuzzing", "--max-examples", "3")
+    told = fuzzer.run(shared_up, company, revoked["key"], "--phases", "fuzzing")
 
     # Then none is answered, and nothing has changed
     assert told == set()
