@@ -54,8 +54,8 @@ def seriatim(workers: int, data_dir: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def bare(app: str = "bare:app") -> Iterator[str]:
-    """Runs a bare app under the same server settings as ours."""
+def bare() -> Iterator[str]:
+    """Runs the bare app under the same server settings as ours."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     options = [
@@ -68,7 +68,7 @@ def bare(app: str = "bare:app") -> Iterator[str]:
         "--no-access-log",
         "--no-server-header",
     ]
-    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options]
+    command = [sys.executable, "-m", "uvicorn", "bare:app", "--port", str(port), *options]
     process = subprocess.Popen(command, cwd=HERE)
     try:
         for _ in range(200):

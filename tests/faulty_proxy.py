@@ -81,15 +81,15 @@ class Proxy(ThreadingHTTPServer):
         answer = connection.getresponse()
         return Reply(answer.status, answer.getheaders(), answer.read())
 
-    def is_put(self, asked: Asked, *which: int) -> bool:
-        """Whether this is one of those PUTs of an entry, counted from 1; counts it."""
+    def planting(self, asked: Asked, *which: int) -> int:
+        """The number of a PUT of an entry, counted from 1, where it is one of those that get a fault; otherwise 0."""
         if not asked.puts_entry:
-            return False
+            return 0
         with self.lock:
             self.puts += 1
-            planted = self.puts in which
-            self.planted += planted
-            return planted
+            number = self.puts if self.puts in which else 0
+            self.planted += bool(number)
+            return number
 
 
 class Handler(BaseHTTPRequestHandler):

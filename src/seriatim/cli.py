@@ -530,15 +530,15 @@ def _report(audits: list[Any], checkpoints: dict[str, Any], wanted: tuple[str, .
 @click.argument("url")
 @load_options
 @common
-def load(report: TextIO | None, **said: Any) -> None:
+def load(page: TextIO | None, **said: Any) -> None:
     """Load the service at URL, then audit it: does it hold what it answered, in order, once, signed and linked?"""
-    from seriatim.load import harness, page, summary
+    from seriatim.load import harness, report
     from seriatim.load.options import Options
 
     done = harness.run(Options(**said), lambda line: click.echo(line, err=True))
-    if report:
-        report.write(page.html(done))
-    _output().show(done, summary.text(done))
+    if page:
+        page.write(report.html(done))
+    _output().show(done, report.text(done))
     sys.exit(Exit.OK if done.sound else Exit.FINDINGS)
 
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 
-from seriatim.load.book import RECORD, Book, Findings, Popularity, digests
-from seriatim.load.ledger import Distinct, Ledger, Sheet
-from seriatim.load.operations import Told
-from seriatim.load.target import Lane
+import msgspec
+
+from seriatim.load.book import RECORD, Book, Books, Distinct, Findings, Lane, Sheet, digests
+from seriatim.load.requests import Popularity
+from seriatim.messages import EntryAnswer
 from seriatim.model import Numbering, uuid_bytes
 from stack import new_id
 
 LANE = Lane("0f8fad5b-d9cb-469f-a165-70867728950e", Numbering(), owned=True, base=10)
-TOLD = Told("", LANE.id, "A-1", 11, 1, "2026-01-31", "2026-01-31T12:00:00.000Z", "before")
+TIME = "2026-01-31T12:00:00.000Z"
+TOLD = EntryAnswer("", LANE.id, "A-1", 11, 1, "2026-01-31", {}, [], TIME, TIME, "before")
 
 
 def record(position: int, entry_id: str | None = None, code: str = "A-1") -> bytes:
     return RECORD.pack(0, uuid_bytes(entry_id or new_id()), position, *digests(changed(code=code)))
 
 
-def changed(**fields: object) -> Told:
-    values = {name: getattr(TOLD, name) for name in TOLD.__struct_fields__}
-    return Told(**values | fields)
+def changed(**fields: object) -> EntryAnswer:
+    return msgspec.structs.replace(TOLD, **fields)
 
 
 def test_ids_are_random_uuids_and_never_the_same() -> None:
@@ -52,12 +53,12 @@ def test_the_first_series_are_asked_for_most_by_zipf() -> None:
     assert max(even.values()) < 1.3 * min(even.values())
 
 
-def test_a_ledger_finds_what_was_told_by_position() -> None:
+def test_the_books_find_what_was_told_by_position() -> None:
     # Given records in no order, from position 11 on
     ids = [new_id() for _ in range(5)]
-    ledger = Ledger([LANE], 5)
-    ledger.take(b"".join(record(11 + number, ids[number]) for number in (4, 0, 2)))
-    (sheet,) = ledger.sheets
+    books = Books([LANE], 5)
+    books.take(b"".join(record(11 + number, ids[number]) for number in (4, 0, 2)))
+    (sheet,) = books.sheets
 
     # Then each is at its position, and the others are empty
     assert [sheet.at(position) is None for position in range(9, 18)] == [
@@ -67,17 +68,17 @@ def test_a_ledger_finds_what_was_told_by_position() -> None:
     assert sheet.end == 15
     assert [position for position, _ in sheet.between(0, 14)] == [11, 13]
     assert sheet.any_told() in (11, 13, 15)
-    assert ledger.findings.counts == {}
+    assert books.findings.counts == {}
 
 
 def test_a_position_that_is_told_twice_is_a_finding_and_both_are_kept() -> None:
     first, second = new_id(), new_id()
-    ledger = Ledger([LANE], 2)
-    ledger.take(record(12, first) + record(12, second, code="A-9"))
-    (finding,) = ledger.findings.told
+    books = Books([LANE], 2)
+    books.take(record(12, first) + record(12, second, code="A-9"))
+    (finding,) = books.findings.told
     assert (finding.kind, finding.position) == ("repeated_position", 12)
     assert finding.detail == f"was answered to {first} and to {second}, with different codes"
-    assert [position for position, _ in ledger.sheets[0].strays] == [12]
+    assert [position for position, _ in books.sheets[0].strays] == [12]
 
 
 def test_a_position_that_cannot_be_costs_no_memory() -> None:

@@ -6,10 +6,10 @@ import re
 from array import array
 from xml.etree import ElementTree as ET
 
-from seriatim.load import plots
-from seriatim.load.engine import Tick
+from seriatim.load import report
 from seriatim.load.figures import Figures
-from seriatim.load.plots import Line
+from seriatim.load.report import Line
+from seriatim.load.sender import Tick
 
 
 def tick(second: int, *latencies_us: int, kind: str = "new", **errors: int) -> Tick:
@@ -55,14 +55,14 @@ def test_bars_hold_every_request_once() -> None:
 def test_lines_reach_from_the_smallest_to_the_largest() -> None:
     # Given a line over ten seconds, when it is drawn
     values = [float(value) for value in (0, 10, 20, 30, 40, 50, 60, 70, 80, 100)]
-    svg = ET.fromstring(plots.lines(range(10), [Line("a < b", values)], "seconds", "per second"))
+    svg = ET.fromstring(report.line_plot(range(10), [Line("a < b", values)], "seconds", "per second"))
 
     # Then its ends are the plot's, and it falls nowhere
     (line,) = (one for one in svg if one.tag.endswith("polyline"))
     points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
     assert len(points) == 10
-    assert points[0] == (plots.LEFT, plots.HEIGHT - plots.BOTTOM)
-    assert points[-1][0] == plots.WIDTH - plots.RIGHT
+    assert points[0] == (report.LEFT, report.HEIGHT - report.BOTTOM)
+    assert points[-1][0] == report.WIDTH - report.RIGHT
     assert [y for _, y in points] == sorted((y for _, y in points), reverse=True)
     assert line[0].text == "a < b"
     texts = [one.text for one in svg if one.tag.endswith("text")]
@@ -70,9 +70,9 @@ def test_lines_reach_from_the_smallest_to_the_largest() -> None:
 
 
 def test_zeros_do_not_break_a_logarithmic_plot() -> None:
-    drawn = plots.lines([1, 2, 3], [Line("p50", [0.0, 3.0, 900.0])], "seconds", "ms", logarithmic=True)
+    drawn = report.line_plot([1, 2, 3], [Line("p50", [0.0, 3.0, 900.0])], "seconds", "ms", logarithmic=True)
     assert re.findall(r"nan|inf", drawn) == []
-    assert plots.lines([1, 2], [Line("p50", [0.0, 0.0])], "seconds", "ms", logarithmic=True).startswith("<p>")
-    assert plots.lines([], [], "seconds", "ms").startswith("<p>")
-    assert plots.bars([], [], "ms", "requests").startswith("<p>")
-    assert plots.bars([0.5], [3], "ms", "requests").count("<rect") == 1
+    assert report.line_plot([1, 2], [Line("p50", [0.0, 0.0])], "seconds", "ms", logarithmic=True).startswith("<p>")
+    assert report.line_plot([], [], "seconds", "ms").startswith("<p>")
+    assert report.bar_plot([], [], "ms", "requests").startswith("<p>")
+    assert report.bar_plot([0.5], [3], "ms", "requests").count("<rect") == 1

@@ -1,19 +1,15 @@
 """The load-testing harness: it speaks HTTP only, and audits afterwards what it was told.
 
-options      what `seriatim load` is asked to do
-payloads     the documents that it asks numbers for
-operations   the kinds of requests: new, replay, batch, list
-wire         one keep-alive connection, driven by hand
-pace         when requests are due
-engine       sends them, and sends them again
-book         what one process was told, 36 bytes an entry; findings
-children     the processes that send, and prove receipts afterwards
-proof        whether entries are what their receipts say
-target       the service: its series, its pages, its keys; blocking calls
-ledger       what all processes were told, by series and position
-audit        whether the service holds what it told
-figures      rates and latencies, second by second
-summary      what comes out, for machines and people
-page, plots  ... as HTML
-harness      all of it, one after the other
+options    what `seriatim load` is asked to do
+book       what was told: 36 bytes an entry in the process that sent it, then all by series; findings
+requests   the kinds of requests: what each sends, and what its answer must be
+sender     sends them when they are due, and again where the outcome is unknown
+children   the processes that send, and afterwards prove receipts
+target     the service, asked one thing at a time: its series, pages, keys
+audit      whether the service holds what it told
+figures    rates and latencies, second by second
+report     what comes out, for machines, for people, and as a page with plots
+harness    all of it, one after the other
+
+Each imports only what stands above it.
 """

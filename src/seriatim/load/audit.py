@@ -11,14 +11,13 @@ from functools import cached_property
 
 import msgspec
 
-from seriatim.load.book import Findings, digests
-from seriatim.load.children import Children
-from seriatim.load.ledger import Distinct, Ledger, Sheet, Slot
-from seriatim.load.payloads import Payload, pick
-from seriatim.load.proof import Link, Proved, Task, settled
+from seriatim.load.book import Books, Distinct, Findings, Sheet, Slot, digests
+from seriatim.load.children import Children, Link, Proved, Task
+from seriatim.load.requests import pick
 from seriatim.load.target import Target
 from seriatim.messages import PAGE_MAX, EntryAnswer
 from seriatim.model import Counted, uuid_bytes, uuid_text
+from seriatim.receipts import settled
 
 SAMPLE = 100
 """How many entries are also fetched by their ids."""
@@ -52,15 +51,15 @@ class Service(msgspec.Struct, frozen=True):
 
     target: Target
     children: Children
-    payloads: list[Payload]
+    metas: list[dict[str, str]]
     settle_s: float
 
 
-def audit(service: Service, ledger: Ledger) -> Audited:
-    """Audits all series of which something was told; notes in `ledger.findings` what is wrong."""
+def audit(service: Service, books: Books) -> Audited:
+    """Audits all series of which something was told; notes in `books.findings` what is wrong."""
     begun = time.monotonic()
     total = Audited()
-    sheets = [sheet for sheet in ledger.sheets if sheet.told or sheet.unknown]
+    sheets = [sheet for sheet in books.sheets if sheet.told or sheet.unknown]
     with (
         ThreadPoolExecutor(len(service.children)) as provers,
         ThreadPoolExecutor(min(SERIES_AT_ONCE, max(1, len(sheets)))) as walkers,
@@ -68,10 +67,10 @@ def audit(service: Service, ledger: Ledger) -> Audited:
         walk = Walk(service, provers, begun + service.settle_s)
         audits = [SeriesAudit(walk, *one) for one in zip(sheets, _sample(sheets), strict=True)]
         for done in walkers.map(SeriesAudit.run, audits):
-            ledger.findings.merge(done.findings)
+            books.findings.merge(done.findings)
             for name in Audited.__struct_fields__:
                 setattr(total, name, getattr(total, name) + getattr(done.audited, name))
-    total.seconds = time.monotonic() - begun
+    total.seconds = round(time.monotonic() - begun, 3)
     return total
 
 
@@ -234,7 +233,7 @@ class SeriesAudit:
             self._find(entry.position, "differs_by_id", f"{entry.id} is not by its id what it is in the list")
 
     def _check_meta(self, entry: EntryAnswer) -> None:
-        if entry.meta != pick(self._service.payloads, entry.id).meta:
+        if entry.meta != pick(self._service.metas, entry.id):
             self._find(entry.position, "changed_meta", f"{entry.id} has another meta than was sent")
 
     # the chain --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from queue import SimpleQueue
@@ -18,10 +19,14 @@ from typing import Any, Self
 import msgspec
 import uvloop
 
-from seriatim.errors import ConfigError, SeriatimError
-from seriatim.load import proof
+from seriatim import formats, signing
+from seriatim.errors import ConfigError, SeriatimError, Unproven, Unsettled
 from seriatim.load.book import RECORD, UNKNOWN, Book, Findings
-from seriatim.load.engine import Engine, Plan, Tick
+from seriatim.load.sender import Plan, Sender, Tick
+from seriatim.messages import EntryAnswer
+from seriatim.model import Counted, Numbering, parse_day
+from seriatim.receipts import verify_entry
+from seriatim.signing import JsonWebKeySet
 
 RECORDS_AT_ONCE = 50_000
 START_S = 0.05
@@ -77,18 +82,19 @@ def child(plan: Plan, pipe: Pipe) -> None:
             pipe.send_bytes(book.records[at : at + RECORDS_AT_ONCE * RECORD.size])
         pipe.send_bytes(b"")
         del book
+        gc.enable()
         while True:
             message = pipe.recv()
-            if isinstance(message, proof.Task):  # the word to stop may come too late
-                pipe.send(proof.prove(message))
+            if isinstance(message, Task):  # the word to stop may come too late
+                pipe.send(prove(message))
     except (EOFError, BrokenPipeError):  # the parent needs us no more
         pass
 
 
 async def _send(plan: Plan, book: Book, pipe: Pipe) -> None:
-    engine = Engine(plan, book, pipe.send)
+    sender = Sender(plan, book, pipe.send)
     try:
-        await engine.connect()
+        await sender.connect()
     except (OSError, ExceptionGroup) as error:
         reason = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
         pipe.send(Failed(f"{reason}" or "no connection in time"))
@@ -96,9 +102,9 @@ async def _send(plan: Plan, book: Book, pipe: Pipe) -> None:
     pipe.send(Ready())
     start = pipe.recv()
     assert isinstance(start, Start)
-    listening = asyncio.create_task(_listen(pipe, engine))
+    listening = asyncio.create_task(_listen(pipe, sender))
     cpu_s = time.process_time()
-    await engine.run(start.at_ns)
+    await sender.run(start.at_ns)
     listening.cancel()
     pipe.send(
         Done(
@@ -113,12 +119,75 @@ async def _send(plan: Plan, book: Book, pipe: Pipe) -> None:
     )
 
 
-async def _listen(pipe: Pipe, engine: Engine) -> None:
+async def _listen(pipe: Pipe, sender: Sender) -> None:
     """Waits for the word to stop. A reader of the loop would make the pipe one that does not block."""
     while not pipe.poll():  # noqa: ASYNC110 -- what it waits for is another process
         await asyncio.sleep(LISTEN_S)
     pipe.recv()
-    engine.stop()
+    sender.stop()
+
+
+# proving receipts -------------------------------------------------------------------------------------------------
+
+Wrong = tuple[int, str, str]
+"""Position, kind and detail of something that is wrong."""
+
+
+class Task(msgspec.Struct, frozen=True):
+    """Entries to prove."""
+
+    entries: bytes
+    """As JSON, which is quicker to hand over than as objects."""
+    jwks: bytes
+    numbering: Numbering
+
+
+class Link(msgspec.Struct, frozen=True):
+    """What a receipt says of the chain: the hash of the record before, its own, and the counters' values."""
+
+    prev: str
+    hash: str
+    numbers: tuple[Counted, ...]
+
+
+class Proved(msgspec.Struct, frozen=True):
+    """For each entry its link, None where it has no receipt that holds; and what is wrong."""
+
+    links: list[Link | None]
+    wrong: list[Wrong]
+
+
+_entries = msgspec.json.Decoder(list[EntryAnswer])
+
+
+def prove(task: Task) -> Proved:
+    """Returns what the receipts of entries prove."""
+    proved = Proved([], [])
+    keys = _keys(task.jwks)
+    for entry in _entries.decode(task.entries):
+        proved.links.append(_link(entry, keys, task.numbering, proved.wrong))
+    return proved
+
+
+def _link(entry: EntryAnswer, keys: JsonWebKeySet, numbering: Numbering, wrong: list[Wrong]) -> Link | None:
+    """Returns the link that an entry's receipt proves, and notes what is wrong with it."""
+    try:
+        said = verify_entry(entry, keys)
+        numbers = msgspec.convert(said["numbers"], tuple[Counted, ...])
+    except Unsettled:
+        return None
+    except (Unproven, msgspec.ValidationError) as error:
+        wrong.append((entry.position, "unproven", str(error)))
+        return None
+    if not formats.fits(numbering, parse_day(entry.date), numbers, entry.code):
+        why = f"{entry.code} is not what the series' format makes of its numbers"
+        wrong.append((entry.position, "wrong_code", why))
+    return Link(said["prev"], signing.digest(entry.sigs[-1].encode()), numbers)
+
+
+@lru_cache(maxsize=4)
+def _keys(jwks: bytes) -> JsonWebKeySet:
+    return JsonWebKeySet(jwks)
 
 
 # in the parent ----------------------------------------------------------------------------------------------------
@@ -193,12 +262,12 @@ class Children:
                 yield piece
             self._idle.put(pipe)
 
-    def prove(self, task: proof.Task) -> proof.Proved:
+    def prove(self, task: Task) -> Proved:
         """Has an idle child prove receipts; may be called by as many threads as there are children."""
         pipe = self._idle.get()
         try:
             pipe.send(task)
-            proved: proof.Proved = pipe.recv()
+            proved: Proved = pipe.recv()
         finally:
             self._idle.put(pipe)
         return proved

@@ -9,7 +9,7 @@ from collections import Counter
 import msgspec
 from hdrh.histogram import HdrHistogram
 
-from seriatim.load.engine import Tick
+from seriatim.load.sender import Tick
 from seriatim.model import timestamp
 
 LATENCY_US_MAX = 3_600_000_000

@@ -11,17 +11,16 @@ from types import FrameType
 from typing import Self
 
 from seriatim.errors import ConfigError
-from seriatim.load import payloads, summary
+from seriatim.load import report
 from seriatim.load.audit import SERIES_AT_ONCE, Audited, Service, audit
-from seriatim.load.book import Findings
+from seriatim.load.book import Books, Findings, Lane
 from seriatim.load.children import Children, Done, unknown_ids
-from seriatim.load.engine import Plan
 from seriatim.load.figures import Figures, Row
-from seriatim.load.ledger import Ledger
-from seriatim.load.operations import Scene
 from seriatim.load.options import Options
-from seriatim.load.summary import Harness, Summary
-from seriatim.load.target import Lane, Target
+from seriatim.load.report import Harness, Summary
+from seriatim.load.requests import Scene, read_metas
+from seriatim.load.sender import Plan
+from seriatim.load.target import Target
 
 BACKLOG_EVERY_S = 1.0
 
@@ -39,11 +38,11 @@ def run(options: Options, say: Callable[[str], None]) -> Summary:
     if options.processes > options.connections:
         raise ConfigError(f"{options.processes} processes need as many --connections at least.")
     target = Target(options)
-    documents = payloads.read(options.data)
+    metas = read_metas(options.data)
     weights = options.weights
     lanes = _lanes(target, options)
     scene = Scene(
-        options.address, options.key, [one.id for one in lanes], options.zipf, documents, weights, options.batch_size
+        options.address, options.key, [one.id for one in lanes], options.zipf, metas, weights, options.batch_size
     )
     with Children(_plans(options, scene)) as children:
         figures = Figures(len(children))
@@ -51,11 +50,11 @@ def run(options: Options, say: Callable[[str], None]) -> Summary:
         if not any(one.entries or one.findings.counts for one in done):
             seen = ", ".join(f"{count} {why}" for why, count in figures.errors.items())
             raise ConfigError(f"Not one number was issued ({seen or 'no time for it'}). Is the service ready?")
-        ledger = _ledger(children, lanes, done)
-        say(f"auditing {sum(sheet.told for sheet in ledger.sheets)} entries")
-        audited = audit(Service(target, children, documents, options.settle), ledger)
+        books = _books(children, lanes, done)
+        say(f"auditing {sum(sheet.told for sheet in books.sheets)} entries")
+        audited = audit(Service(target, children, metas, options.settle), books)
     audited.replays = sum(one.replays for one in done)
-    return _summary(options, figures, done, ledger.findings, audited)
+    return _summary(options, figures, done, books.findings, audited)
 
 
 def _lanes(target: Target, options: Options) -> list[Lane]:
@@ -107,15 +106,13 @@ def _drive(
 
 
 def _line(row: Row, warm_up_s: float) -> str:
-    errors = sum(row.errors.values())
-    parts = [
-        f"{row.second + 1:>4} s",
-        "warming up" if row.second < warm_up_s else f"{row.per_s:,.0f}/s",
-        f"p50 {row.p50_ms:.2f} ms",
-        f"p99 {row.p99_ms:.2f} ms",
-        f"p99.9 {row.p999_ms:.2f} ms",
-        f"errors {errors}",
-    ]
+    parts = [f"{row.second + 1:>4} s"]
+    if row.second < warm_up_s:
+        parts.append("warming up")
+    else:
+        parts.append(f"{row.per_s:,.0f}/s")
+        parts.append(f"p50 {row.p50_ms:.2f} ms  p99 {row.p99_ms:.2f} ms  p99.9 {row.p999_ms:.2f} ms")
+    parts.append(f"errors {sum(row.errors.values())}")
     if row.backlog is not None:
         parts.append(f"backlog {row.backlog:,}")
     return "  ".join(parts)
@@ -140,7 +137,7 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class Backlog:
-    """Asks every second how many records wait for the store, as long as the service tells it."""
+    """Asks every second how many records wait for the store; None while the service does not tell it."""
 
     def __init__(self, target: Target) -> None:
         self.last: int | None = None
@@ -156,22 +153,21 @@ class Backlog:
         self._over.set()
 
     def _ask(self) -> None:
-        while True:
+        self.last = self._target.backlog()
+        while not self._over.wait(BACKLOG_EVERY_S):
             self.last = self._target.backlog()
-            if self.last is None or self._over.wait(BACKLOG_EVERY_S):
-                return
 
 
-def _ledger(children: Children, lanes: list[Lane], done: list[Done]) -> Ledger:
+def _books(children: Children, lanes: list[Lane], done: list[Done]) -> Books:
     """Collects what all processes were told."""
-    ledger = Ledger(lanes, sum(one.entries for one in done))
+    books = Books(lanes, sum(one.entries for one in done))
     for one in done:
-        ledger.findings.merge(one.findings)
+        books.findings.merge(one.findings)
         for series, entry_id in unknown_ids(one.unknown):
-            ledger.sheets[series].unknown.add(entry_id)
+            books.sheets[series].unknown.add(entry_id)
     for piece in children.records():
-        ledger.take(piece)
-    return ledger
+        books.take(piece)
+    return books
 
 
 def _summary(options: Options, figures: Figures, done: list[Done], findings: Findings, audited: Audited) -> Summary:
@@ -194,8 +190,8 @@ def _summary(options: Options, figures: Figures, done: list[Done], findings: Fin
             busiest=round(max(one.cpu_s / one.seconds for one in done), 3),
             rss_bytes_max=max(one.rss_bytes for one in done),
         ),
-        options=summary.described(options),
-        machine=summary.machine(),
+        options=report.described(options),
+        machine=report.machine(),
         rows=figures.rows,
         bars=figures.bars(),
     )

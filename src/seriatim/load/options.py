@@ -95,7 +95,7 @@ def load_options(command: Callable[..., R]) -> Callable[..., R]:
     some = click.IntRange(min=1)
     seconds = click.FloatRange(min=0)
     for option in (
-        click.option("--report", type=click.File("w", "utf-8", lazy=False), help="Write this HTML file."),
+        click.option("--report", "page", type=click.File("w", "utf-8", lazy=False), help="Write this HTML file."),
         click.option(
             "--settle",
             type=seconds,

@@ -13,6 +13,7 @@ import msgspec
 
 from seriatim.client import Client
 from seriatim.errors import ConfigError, NotFound, SeriatimError, Unavailable
+from seriatim.load.book import Lane
 from seriatim.load.options import Options
 from seriatim.messages import PAGE_MAX, EntryAnswer, ReportAnswer, SeriesAnswer
 from seriatim.model import UUID_PATTERN, Numbering
@@ -23,18 +24,6 @@ SERIES_TYPE = "load_test"
 """Of its own, so that no series becomes a default by which documents are numbered."""
 
 
-class Lane(msgspec.Struct, frozen=True):
-    """A series under load, as it stood before."""
-
-    id: str
-    numbering: Numbering
-    owned: bool
-    """Whether it was made for this: nobody else has entries in it."""
-    base: int = 0
-    """Position of its last entry, and that entry's id."""
-    base_id: str | None = None
-
-
 class Target:
     """A service.
 
@@ -43,8 +32,9 @@ class Target:
     """
 
     def __init__(self, options: Options) -> None:
-        self._client = Client(options.url, options.key, timeout=TIMEOUT_S, deadline=options.deadline)
-        self._http = httpx.Client(base_url=options.url, timeout=TIMEOUT_S)
+        self._http = httpx.Client(timeout=TIMEOUT_S)
+        self._client = Client(options.url, options.key, timeout=TIMEOUT_S, deadline=options.deadline, http=self._http)
+        self._url = options.url.rstrip("/")
         address = options.address
         try:
             socket.create_connection((address.host, address.port), CONNECT_S).close()
@@ -89,14 +79,14 @@ class Target:
     def jwks(self) -> bytes:
         """The public keys; asked for when there are receipts, as by then they are published."""
         try:
-            return self._http.get("/.well-known/jwks.json").raise_for_status().content
+            return self._http.get(f"{self._url}/.well-known/jwks.json").raise_for_status().content
         except httpx.HTTPError as error:
             raise Unavailable(f"The public keys cannot be fetched: {error}.") from error
 
     def backlog(self) -> int | None:
         """Returns how many records wait for the store, where the service tells it."""
         try:
-            ready: Any = self._http.get("/readyz").json()
+            ready: Any = self._http.get(f"{self._url}/readyz").json()
         except (httpx.HTTPError, ValueError):
             return None
         told = ready.get("backlog") if isinstance(ready, dict) else None

@@ -3,19 +3,218 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import heapq
+import os
 import ssl
 import time
 from array import array
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol, cast
 
+import httptools
 import msgspec
 
 from seriatim.load.book import Book
-from seriatim.load.operations import Mix, Request, Scene
-from seriatim.load.pace import SECOND_NS, Arrivals, Closed, Open, Ticker
-from seriatim.load.wire import Connection
+from seriatim.load.requests import Mix, Request, Scene
+
+# when requests are due ----------------------------------------------------------------------------------------------
+
+SECOND_NS = 1_000_000_000
+FINEST_S = 0.00025
+"""Waking up more often than this costs more than it tells."""
+
+
+class Arrivals(Protocol):
+    """When requests are due."""
+
+    def next(self, now_ns: int) -> int | None:
+        """Takes the next request that is due by now: returns since when, None when there is none."""
+
+    def over(self, now_ns: int) -> bool:
+        """Whether there will be none any more."""
+
+    def left(self) -> int:
+        """How many were due and not taken."""
+
+
+class Closed:
+    """A request is due as soon as a connection is free."""
+
+    def __init__(self, start_ns: int, end_ns: int | None, count: int | None) -> None:
+        self._start_ns = start_ns
+        self._end_ns = end_ns
+        self._count = count
+        self._taken = 0
+
+    def next(self, now_ns: int) -> int | None:
+        """Takes the next request, from now on."""
+        if now_ns < self._start_ns or self.over(now_ns):
+            return None
+        self._taken += 1
+        return now_ns
+
+    def over(self, now_ns: int) -> bool:
+        """Whether time or number are reached."""
+        return (self._end_ns is not None and now_ns >= self._end_ns) or self._taken == self._count
+
+    def left(self) -> int:
+        """None can be left."""
+        return 0
+
+
+class Open:
+    """Requests are due at their times, whether or not those before them are answered."""
+
+    def __init__(self, start_ns: int, end_ns: int | None, count: int | None, rate: float) -> None:
+        self._start_ns = start_ns
+        self._interval_ns = SECOND_NS / rate
+        fits = None if end_ns is None else max(0, int((end_ns - start_ns - 1) / self._interval_ns) + 1)
+        self._count = min(one for one in (fits, count) if one is not None)
+        self._taken = 0
+
+    def next(self, now_ns: int) -> int | None:
+        """Takes the next request whose time has come; it is due since then, however late it is taken."""
+        due_ns = self._start_ns + int(self._taken * self._interval_ns)
+        if due_ns > now_ns or self._taken >= self._count:
+            return None
+        self._taken += 1
+        return due_ns
+
+    def over(self, _now_ns: int) -> bool:
+        """Whether all were taken: what is late is still to be sent."""
+        return self._taken >= self._count
+
+    def left(self) -> int:
+        """How many were not taken."""
+        return self._count - self._taken
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_ = (("it_interval", _Timespec), ("it_value", _Timespec))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Ticker:
+    """Calls back at an interval. The loop's own timers know whole milliseconds only: too coarse for a rate."""
+
+    def __init__(self, interval_s: float, call: Callable[[], None]) -> None:
+        self._call = call
+        self._descriptor = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        interval = _Timespec(*divmod(int(max(interval_s, FINEST_S) * SECOND_NS), SECOND_NS))
+        spec = _Itimerspec(interval, interval)
+        if self._descriptor < 0 or _libc.timerfd_settime(self._descriptor, 0, ctypes.byref(spec), None):
+            raise OSError(ctypes.get_errno(), "timerfd")
+        asyncio.get_running_loop().add_reader(self._descriptor, self._tick)
+
+    def _tick(self) -> None:
+        os.read(self._descriptor, 8)
+        self._call()
+
+    def close(self) -> None:
+        """Stops."""
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+
+# connections --------------------------------------------------------------------------------------------------------
+
+
+class User(Protocol):
+    """Who sends through connections."""
+
+    def opened(self, connection: Connection) -> None:
+        """Is told that a connection is there to be used."""
+
+    def answered(self, connection: Connection, request: Request, status: int, body: bytes) -> None:
+        """Is told an answer; the connection is free again unless it is `closing`."""
+
+    def closed(self, connection: Connection, request: Request | None) -> None:
+        """Is told that a connection is lost, and with it the answer to a request, if one was under way."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection that carries one request at a time."""
+
+    def __init__(self, user: User) -> None:
+        self._user = user
+        self._parser = httptools.HttpResponseParser(self)
+        self._raw = b""
+        self._body = b""
+        self.request: Request | None = None
+        self.sent_ns = 0
+        self.closing = False
+
+    def send(self, request: Request, now_ns: int) -> None:
+        """Sends a request."""
+        self.request = request
+        self.sent_ns = now_ns
+        self._transport.write(request.wire)
+
+    def abort(self) -> None:
+        """Gives up the connection; what was under way stays unknown."""
+        self.closing = True
+        self._transport.abort()
+
+    def header(self, name: bytes) -> bytes:
+        """Returns a header of the answer at hand. Few are asked for, so the parser does not hand over each of all."""
+        head = self._raw.partition(b"\r\n\r\n")[0]
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(name + b":"):
+                return line[len(name) + 1 :].strip()
+        return b""
+
+    def replayed(self) -> bool:
+        """Whether the answer at hand says that it is one of before."""
+        return b"eplayed" in self._raw and self.header(b"idempotent-replayed") == b"true"
+
+    # what the event loop says -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Takes the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._user.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parses what came."""
+        self._raw = self._raw + data if self._raw else data
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Tells whose answer will not come."""
+        request, self.request = self.request, None
+        self._user.closed(self, request)
+
+    # what the parser says ---------------------------------------------------------------------------------------------
+
+    def on_body(self, body: bytes) -> None:
+        """Collects the body."""
+        self._body = self._body + body if self._body else body
+
+    def on_message_complete(self) -> None:
+        """Hands the answer over."""
+        request, self.request = self.request, None
+        if request is None:  # an answer that nobody asked for
+            self.abort()
+            return
+        if not self._parser.should_keep_alive():
+            self.closing = True
+            self._transport.close()
+        self._user.answered(self, request, self._parser.get_status_code(), self._body)
+        self._raw = self._body = b""
+
+
+# sending ------------------------------------------------------------------------------------------------------------
 
 SILENT_S = 10.0
 """An answer that takes longer than this is given up, and the request repeated elsewhere."""
@@ -61,7 +260,7 @@ class Tick(msgspec.Struct, frozen=True):
     errors: dict[str, int]
 
 
-class Engine:
+class Sender:
     """One process' share of a load test.
 
     Args:
@@ -200,7 +399,7 @@ class Engine:
         if status == OK:
             self._measure(request, now_ns)
             try:
-                request.operation.check(request, body, connection)
+                request.operation.check(request, body, replayed=connection.replayed())
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 request.operation.forget(request)
                 request.operation.find(request, 0, "malformed_answer", f"{error}: {body[:200]!r}")

@@ -6,7 +6,7 @@ import asyncio
 import time
 from itertools import pairwise
 
-from seriatim.load.pace import SECOND_NS, Closed, Open, Ticker
+from seriatim.load.sender import SECOND_NS, Closed, Open, Ticker
 
 START = 10 * SECOND_NS
 

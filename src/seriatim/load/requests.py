@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import random
 from array import array
-from itertools import pairwise
-from typing import Annotated, Any, Protocol
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote_plus
 
 import msgspec
 
-from seriatim.load.book import RECORD, UNKNOWN, Book, Popularity, digests
+from seriatim.errors import ConfigError
+from seriatim.load.book import RECORD, UNKNOWN, Book, digests
 from seriatim.load.options import Address
-from seriatim.load.payloads import Payload, pick
-from seriatim.model import COUNTER_MAX, uuid_bytes, uuid_text
+from seriatim.messages import BatchAnswer, BatchBody, BatchElement, EntryAnswer, EntryPage, cursor_behind
+from seriatim.model import uuid_bytes, uuid_text
 
+T = TypeVar("T")
+
+EXAMPLE = {
+    "country": "RO",
+    "type": "invoice",
+    "issue_date": "2026-01-31",
+    "currency": "RON",
+    "supplier": "Exemplu Furnizor SRL",
+    "customer": "Exemplu Client SA",
+    "payable": "1234.50",
+}
 LIST_LIMIT = 100
 
 
@@ -25,7 +40,7 @@ class Scene(msgspec.Struct, frozen=True):
     key: str
     series: list[str]
     zipf: float
-    payloads: list[Payload]
+    metas: list[dict[str, str]]
     weights: dict[str, float]
     batch_size: int
 
@@ -46,39 +61,62 @@ class Request(msgspec.Struct, gc=False):
     tries: int = 0
 
 
-class Answer(Protocol):
-    """The head of an answer."""
-
-    def header(self, name: bytes) -> bytes:
-        """Returns the value of a header, by its lower-case name; empty where there is none."""
-
-    def replayed(self) -> bool:
-        """Whether it says `Idempotent-Replayed: true`."""
+# what is asked for --------------------------------------------------------------------------------------------------
 
 
-class Told(msgspec.Struct, gc=False):
-    """What an answer says of an entry."""
+def read_metas(path: Path | None) -> list[dict[str, str]]:
+    """Returns the metas of a file of JSON lines; without a file, a made-up one.
 
-    id: str
-    series_id: str
-    code: str
-    position: Annotated[int, msgspec.Meta(ge=1, le=COUNTER_MAX)]
-    number: int
-    date: str
-    created_at: str
-    previous_id: str | None = None
-    meta: msgspec.Raw = msgspec.Raw(b"{}")
+    Numbers and truth values become texts, and null is left out: a meta is made of texts.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    if path is None:
+        return [EXAMPLE]
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            fields = msgspec.json.decode(line, type=dict[str, str | int | float | bool | None])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            why = f"Line {number} of {path} is not an object of texts and numbers: {error}."
+            raise ConfigError(why) from error
+        found.append({name: _text(value) for name, value in fields.items() if value is not None})
+    if not found:
+        raise ConfigError(f"{path} has no lines.")
+    return found
 
 
-class ToldBatch(msgspec.Struct):
-    """What an answer says of a batch, or of a page."""
-
-    entries: list[Told] = msgspec.field(name="list")
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-_entry = msgspec.json.Decoder(Told)
-_batch = msgspec.json.Decoder(ToldBatch)
-_meta = msgspec.json.Decoder(dict[str, str])
+def pick(forms: Sequence[T], entry_id: str) -> T:
+    """Returns the meta that goes with an id, in some form: nobody needs to keep which one it was."""
+    return forms[int(entry_id[-8:], 16) % len(forms)] if len(forms) > 1 else forms[0]
+
+
+class Popularity:
+    """Picks series: the k-th of them with weight 1 / k ** exponent (Zipf); 0 picks each as often."""
+
+    def __init__(self, count: int, exponent: float) -> None:
+        self._bounds = list(accumulate((rank + 1) ** -exponent for rank in range(count)))
+
+    def pick(self) -> int:
+        """Returns the number of a series, from 0."""
+        if len(self._bounds) == 1:
+            return 0
+        return min(bisect(self._bounds, random.random() * self._bounds[-1]), len(self._bounds) - 1)  # noqa: S311
+
+
+# kinds of requests --------------------------------------------------------------------------------------------------
+
+
+_entry = msgspec.json.Decoder(EntryAnswer)
+_batch = msgspec.json.Decoder(BatchAnswer)
+_page = msgspec.json.Decoder(EntryPage)
 
 
 class Operation:
@@ -101,7 +139,7 @@ class Operation:
         """Returns a request to send; None where there is nothing yet to ask for."""
         raise NotImplementedError
 
-    def check(self, request: Request, body: bytes, answer: Answer) -> None:
+    def check(self, request: Request, body: bytes, *, replayed: bool) -> None:
         """Takes an answer of 200 into the book, or notes what is wrong with it."""
         raise NotImplementedError
 
@@ -118,24 +156,16 @@ class Operation:
         """Notes that an answer is wrong."""
         self.book.findings.add(self.scene.series[request.series], position, kind, detail)
 
-    def record(self, request: Request, entry_id: str, told: Told) -> bytes:
+    def record(self, request: Request, entry_id: str, told: EntryAnswer) -> bytes:
         """Returns an answer's record, after a look at what can be judged at once."""
         if told.id != entry_id:
             self.find(request, told.position, "wrong_id", f"asked for {entry_id}, answered {told.id}")
         if told.series_id != self.scene.series[request.series]:
             self.find(request, told.position, "wrong_series", f"{told.id} was answered in {told.series_id}")
-        payload = pick(self.scene.payloads, entry_id)
-        if bytes(told.meta) != payload.canonical and _decoded_meta(told.meta) != payload.meta:
+        if told.meta != pick(self.scene.metas, entry_id):
             self.find(request, told.position, "changed_meta", f"{told.id} was answered with another meta than was sent")
         code, rest = digests(told)
         return RECORD.pack(request.series, uuid_bytes(entry_id), told.position, code, rest)
-
-
-def _decoded_meta(raw: msgspec.Raw) -> dict[str, str] | None:
-    try:
-        return _meta.decode(raw)
-    except msgspec.DecodeError:
-        return None
 
 
 class New(Operation):
@@ -146,7 +176,7 @@ class New(Operation):
     def __init__(self, scene: Scene, book: Book) -> None:
         super().__init__(scene, book)
         self._heads = [b"PUT %b/" % path for path in self.paths]
-        self._tails = [self.with_body(b'{"meta":%b}' % payload.canonical) for payload in scene.payloads]
+        self._tails = [self.with_body(b'{"meta":%b}' % msgspec.json.encode(meta)) for meta in scene.metas]
 
     def make(self) -> Request | None:
         """Returns a PUT of a new entry."""
@@ -157,11 +187,11 @@ class New(Operation):
         """Returns the bytes of an entry's PUT: the same for the same id."""
         return b"%b%b%b" % (self._heads[series], entry_id.encode(), pick(self._tails, entry_id))
 
-    def check(self, request: Request, body: bytes, answer: Answer) -> None:
+    def check(self, request: Request, body: bytes, *, replayed: bool) -> None:
         """Keeps what was answered."""
         told = _entry.decode(body)
         self.book.records += self.record(request, request.ids[0], told)
-        if answer.replayed() and not request.tries:
+        if replayed and not request.tries:
             self.find(request, told.position, "unasked_replay", f"{told.id} was new and answered as a replay")
 
 
@@ -178,7 +208,7 @@ class Replay(New):
         series, raw_id, *_ = RECORD.unpack(record)
         return Request(self, series, self.wire(series, uuid_text(raw_id)), record=record)
 
-    def check(self, request: Request, body: bytes, answer: Answer) -> None:
+    def check(self, request: Request, body: bytes, *, replayed: bool) -> None:
         """Compares the answer with the first one."""
         told = _entry.decode(body)
         _, raw_id, position, *_ = RECORD.unpack(request.record)
@@ -186,7 +216,7 @@ class Replay(New):
         if self.record(request, uuid_text(raw_id), told) != request.record:
             detail = f"{told.id} was answered as position {position} and is now {told.code} at position {told.position}"
             self.find(request, position, "changed_replay", detail)
-        elif not answer.replayed():
+        elif not replayed:
             self.find(request, position, "unmarked_replay", f"{told.id} came again without Idempotent-Replayed")
 
 
@@ -199,12 +229,11 @@ class Batch(Operation):
         """Returns the POST of a batch."""
         series = self.popularity.pick()
         ids = tuple(self.book.new_id() for _ in range(self.scene.batch_size))
-        payloads = self.scene.payloads
-        elements = [b'{"id":"%b","meta":%b}' % (one.encode(), pick(payloads, one).canonical) for one in ids]
-        body = self.with_body(b'{"list":[%b]}' % b",".join(elements))
+        named = [BatchElement(one, pick(self.scene.metas, one)) for one in ids]
+        body = self.with_body(msgspec.json.encode(BatchBody(named)))
         return Request(self, series, b"POST %b%b" % (self.paths[series], body), ids)
 
-    def check(self, request: Request, body: bytes, answer: Answer) -> None:  # noqa: ARG002 -- its head says nothing
+    def check(self, request: Request, body: bytes, *, replayed: bool) -> None:  # noqa: ARG002 -- it never says so
         """Keeps what was answered; it must be one run."""
         told = _batch.decode(body).entries
         if len(told) != len(request.ids):
@@ -225,26 +254,20 @@ class List(Operation):
         if record is None:
             return None
         series, raw_id, *_ = RECORD.unpack(record)
-        cursor = base64.b64encode(cursor_text(uuid_text(raw_id), LIST_LIMIT))
-        escaped = cursor.replace(b"+", b"%2B").replace(b"/", b"%2F").replace(b"=", b"%3D")
-        wire = b"GET %b?cursor=%b%b\r\n" % (self.paths[series], escaped, self.headers)
+        cursor = quote_plus(cursor_behind(uuid_text(raw_id), LIST_LIMIT)).encode()
+        wire = b"GET %b?cursor=%b%b\r\n" % (self.paths[series], cursor, self.headers)
         return Request(self, series, wire, record=record)
 
-    def check(self, request: Request, body: bytes, answer: Answer) -> None:  # noqa: ARG002 -- its head says nothing
+    def check(self, request: Request, body: bytes, *, replayed: bool) -> None:  # noqa: ARG002 -- it never says so
         """Looks whether the page goes on where it was asked to, without a gap."""
-        told = _batch.decode(body).entries
+        told = _page.decode(body).entries
         _, _, position, *_ = RECORD.unpack(request.record)
         if told and told[0].position != position + 1:
             self.find(request, position + 1, "broken_page", f"the page behind it begins with {told[0].position}")
         _check_run(self, request, told, "broken_page")
 
 
-def cursor_text(entry_id: str, limit: int) -> bytes:
-    """Returns what a cursor says, before base64: pages go on behind an entry."""
-    return b'{"id":"%b","limit":%d}' % (entry_id.encode(), limit)
-
-
-def _check_run(operation: Operation, request: Request, told: list[Told], kind: str) -> None:
+def _check_run(operation: Operation, request: Request, told: list[EntryAnswer], kind: str) -> None:
     for before, one in pairwise(told):
         if one.position != before.position + 1 or one.previous_id != before.id:
             detail = f"{one.id} at position {one.position} follows {before.id} at {before.position}"
