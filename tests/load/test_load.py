@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from cryptography.x509.oid import NameOID
 from browser import Browser
 from faulty_proxy import Asked, Proxy, Reply, running
 from loading import Ran, load
-from stack import Up, list_entries, new_id, put_entry, put_series, seriatim, until
+from stack import SERIATIM, Up, list_entries, new_id, put_entry, put_series, seriatim, until
 
 MIX = "new=70,replay=15,batch=5,list=10"
 
@@ -285,6 +286,25 @@ def test_an_interrupted_load_is_audited(common_up: Up, client: httpx.Client) -> 
     assert ran.exit_code == 0
     assert ran.summary["seconds"] < 50
     assert ran.summary["audit"]["listed"] == ran.summary["entries"] > 0
+
+
+def test_a_load_whose_command_is_killed_goes_on_no_longer(common_up: Up, client: httpx.Client) -> None:
+    # Given a load that would take a minute
+    series = put_series(client)
+    command = [*SERIATIM, "load", common_up.url, "--key", common_up.key, "--series", series, "--duration", "60"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as harness:
+        until(lambda: client.get(f"/sequence/v1/series/{series}").json()["last_index"])
+
+        # When the command is killed, then the process that it started ends as well, and asks for no more
+        harness.kill()
+    issued = -1
+
+    def rests() -> bool:
+        nonlocal issued
+        before, issued = issued, client.get(f"/sequence/v1/series/{series}").json()["last_index"]
+        return before == issued
+
+    until(rests)
 
 
 @pytest.mark.parametrize(

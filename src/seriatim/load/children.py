@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -120,10 +121,11 @@ async def _send(plan: Plan, book: Book, pipe: Pipe) -> None:
 
 
 async def _listen(pipe: Pipe, sender: Sender) -> None:
-    """Waits for the word to stop. A reader of the loop would make the pipe one that does not block."""
+    """Waits for the word to stop, or the parent's end. A reader of the loop would make the pipe one that never blocks."""
     while not pipe.poll():  # noqa: ASYNC110 -- what it waits for is another process
         await asyncio.sleep(LISTEN_S)
-    pipe.recv()
+    with suppress(EOFError):
+        pipe.recv()
     sender.stop()
 
 
