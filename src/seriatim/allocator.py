@@ -171,10 +171,18 @@ class Allocator:
             Stale: the Redis server must be met first.
             Unavailable: the outcome is unknown.
         """
+        return await self.submit(series, order)
+
+    def submit(self, series: Series, order: Order) -> asyncio.Future[Issued | Settled]:
+        """Asks for a number; the future tells what `allocate` does.
+
+        Raises:
+            Unavailable: this process may not allocate now.
+        """
         self._gate.require()
         request = _Request(series, order)
         self._enqueue(self._lane(series.shard), series.shard, request)
-        return await request.answer
+        return request.answer
 
     async def allocate_batch(self, series: Series, orders: Sequence[Order]) -> list[Issued | Settled]:
         """Issues one contiguous run in this order, ids that were issued before answered in their places; or nothing.

@@ -82,7 +82,13 @@ class Allowance:
 
     def __exit__(self, *_: object) -> None:
         """Counts its end."""
+        self.end()
+
+    def end(self, *, undone: bool = False) -> None:
+        """Counts a request's end; one that is `undone` counts as one that never began."""
         self._in_flight -= 1
+        if undone:
+            self._left += 1
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -201,7 +207,7 @@ class Authenticator:
         is_key = credentials.startswith(PREFIX)
         if not is_key and not tokens:
             raise Unauthorized("Only API keys are accepted here. They begin with seriatim_.")
-        source = self._of_keys if is_key else self._of_tokens
+        source = self._source(credentials)
         now = time.monotonic()
         checked = self._checked.get(credentials)
         if checked is None or checked.refresh_at < now:
@@ -213,6 +219,19 @@ class Authenticator:
         if checked.principal is None:
             raise (checked.refusal or Unavailable(SILENT)).with_traceback(None)
         return checked.principal
+
+    def known(self, credentials: str) -> Principal | None:
+        """Returns who holds credentials of either kind, as far as that is known without waiting."""
+        checked = self._checked.get(credentials)
+        now = time.monotonic()
+        if checked is None or checked.until < now:
+            return None
+        if checked.refresh_at < now:
+            self._refresh(credentials, checked, self._source(credentials), now)
+        return checked.principal
+
+    def _source(self, credentials: str) -> _Source:
+        return self._of_keys if credentials.startswith(PREFIX) else self._of_tokens
 
     def _refresh(self, credentials: str, checked: _Checked | None, source: _Source, now: float) -> _Checked:
         """Begins to check credentials; early, so that nobody waits who comes while the last answer is still trusted."""

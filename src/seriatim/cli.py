@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
 import click
 import msgspec
@@ -204,17 +204,18 @@ def serve(host: str, port: int, fd: int | None) -> None:
 
     from seriatim import logs
     from seriatim.http.app import Front
-    from seriatim.http.server import BoundedProtocol
 
     settings = config.read(os.environ)
     logs.configure(settings.log_level)
+    front = Front(settings)
+    edge = front.app()
     server = uvicorn.Server(
         uvicorn.Config(
-            Front(settings).app(),
+            edge,
             host=host,
             port=port,
             loop="uvloop",
-            http=BoundedProtocol,
+            http=cast("type[asyncio.Protocol]", front.connections(edge)),
             lifespan="on",
             log_config=None,
             log_level="warning",

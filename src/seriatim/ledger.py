@@ -17,7 +17,7 @@ import redis.asyncio
 from seriatim import formats, scripts
 from seriatim.allocator import Allocator, Gate, Issued, Order, Settled, Uninstalled
 from seriatim.definitions import Definitions, SeriesView, Warden
-from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, Stale, Unavailable
+from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, SeriatimError, Stale, Unavailable
 from seriatim.keyspace import unpack_void
 from seriatim.model import (
     COUNTER_MAX,
@@ -39,13 +39,16 @@ from seriatim.scripts import Outbox
 from seriatim.store import Store
 
 T = TypeVar("T")
+Outcome = tuple[Entry, bool] | SeriatimError | None
+"""An entry and whether it is a replay, or why there is none, or None when that is still to be found out."""
+AGAIN = (Stale, Uninstalled, Damaged)
 
 READ_ENTRIES_MAX = 256
 PAGE = 1000
 TRIES_MAX = 20
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """An entry that a caller asks for.
 
     Args:
@@ -143,9 +146,39 @@ class Ledger:
 
         async def put(series: Series) -> tuple[Entry, bool]:
             _check_days(series.numbering, [wanted], batch=False)
-            return await self._issued(series, wanted, await self._allocator.allocate(series, order))
+            return await self._issued(series, wanted, order, await self._allocator.allocate(series, order))
 
         return await self._insist(company, series_id, put)
+
+    def submit(self, company: str, series_id: str, wanted: Wanted, tell: Callable[[Outcome], None]) -> bool:
+        """Does what `put_entry` does as far as that goes without waiting; `tell` is called with what comes of it.
+
+        Returns False when nothing was done, and calls `tell` with None when it does not come to an end this way: the
+        call of `put_entry` then does.
+
+        Raises:
+            Invalid, Unavailable: as `put_entry`.
+        """
+        series = self._definitions.known(company, series_id)
+        if series is None:
+            return False
+        _check_days(series.numbering, [wanted], batch=False)
+        order = wanted.order(claimed=False)
+
+        def done(answer: asyncio.Future[Issued | Settled]) -> None:
+            outcome: Outcome = None
+            try:
+                issued = answer.result()
+                if isinstance(issued, Issued):
+                    outcome = _entry(series, wanted, order, issued), issued.replayed
+            except AGAIN:
+                pass
+            except SeriatimError as error:
+                outcome = error
+            tell(outcome)
+
+        self._allocator.submit(series, order).add_done_callback(done)
+        return True
 
     async def put_default_entry(self, company: str, kind: str, wanted: Wanted) -> tuple[Entry, bool]:
         """Issues the next number of the company's default series of a type: that which was it when the id first came.
@@ -171,8 +204,8 @@ class Ledger:
         async def put(series: Series) -> list[tuple[Entry, bool]]:
             _check_days(series.numbering, wanted, batch=True)
             answers = await self._allocator.allocate_batch(series, orders)
-            pairs = zip(wanted, answers, strict=True)
-            return await asyncio.gather(*(self._issued(series, *pair) for pair in pairs))
+            triples = zip(wanted, orders, answers, strict=True)
+            return await asyncio.gather(*(self._issued(series, *triple) for triple in triples))
 
         return await self._insist(company, series_id, put)
 
@@ -247,9 +280,11 @@ class Ledger:
             await self._definitions.bring_defaults(company, value)
         raise Unavailable("The default series keeps changing. Repeat the request with the same id.")
 
-    async def _issued(self, series: Series, wanted: Wanted, answer: Issued | Settled) -> tuple[Entry, bool]:
+    async def _issued(
+        self, series: Series, wanted: Wanted, order: Order, answer: Issued | Settled
+    ) -> tuple[Entry, bool]:
         if isinstance(answer, Issued):
-            return _entry(series.id, wanted, answer), answer.replayed
+            return _entry(series, wanted, order, answer), answer.replayed
         entry = await self._reader.entry_at(series, answer.position)
         if entry is None or entry.id != wanted.id:
             reason = (
@@ -426,9 +461,9 @@ def _check_days(numbering: Numbering, wanted: Sequence[Wanted], *, batch: bool) 
             raise Invalid({name: f"must be {first} to {formats.LAST_DAY} in this series"})
 
 
-def _entry(series_id: str, wanted: Wanted, issued: Issued) -> Entry:
+def _entry(series: Series, wanted: Wanted, order: Order, issued: Issued) -> Entry:
     return Entry(
-        series=series_id,
+        series=series.id,
         id=wanted.id,
         position=issued.position,
         code=issued.code,
@@ -438,7 +473,7 @@ def _entry(series_id: str, wanted: Wanted, issued: Issued) -> Entry:
         previous_id=uuid_text(issued.previous) if issued.previous else None,
         meta=wanted.meta,
         sig=(issued.sig.decode() or None) if issued.replayed else wanted.sig,
-        fingerprint=fingerprint(wanted.meta, wanted.day),
+        fingerprint=order.tag[16:],
         claimed=issued.claimed,
-        void=unpack_void(series_id, issued.position, issued.void),
+        void=unpack_void(series.id, issued.position, issued.void),
     )

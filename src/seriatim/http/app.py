@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -18,7 +19,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from seriatim import scripts, worker
 from seriatim.allocator import Allocator, Gate
@@ -30,9 +30,11 @@ from seriatim.http import docs
 from seriatim.http.dialect import PRIVATE, Dialects, json_response
 from seriatim.http.dreamapply import DreamApply
 from seriatim.http.edge import Edge
+from seriatim.http.hot import HotPath
 from seriatim.http.octobat import Octobat
 from seriatim.http.openapi import Plain, describe
 from seriatim.http.sequence import Sequence
+from seriatim.http.server import Connection
 from seriatim.http.storno import Storno
 from seriatim.ledger import Ledger
 from seriatim.recovery import Watch
@@ -190,7 +192,7 @@ class Front:
             ]
         )
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Edge:
         """Returns the app to serve."""
         dialects = self.dialects()
         plain = [
@@ -206,6 +208,10 @@ class Front:
         )
         app.router.redirect_slashes = False
         return Edge(app, self.config.in_flight_max, dialects.refusal)
+
+    def connections(self, edge: Edge) -> Callable[..., Connection]:
+        """Returns what the server makes of each connection, for uvicorn's `http`."""
+        return partial(Connection, HotPath(edge, self.authenticator, self.ledger, self.config.body_bytes_max))
 
 
 async def _asked(check: Awaitable[T]) -> tuple[T | None, str]:

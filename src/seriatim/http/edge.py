@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
@@ -25,6 +25,8 @@ CREDENTIALS = re.compile(r"(seriatim_\w{10})\w+|eyJ[\w.-]+")
 UNLIMITED = {"/healthz", "/readyz"}
 """A busy process must not be taken for a dead one."""
 
+PROCESS = os.urandom(8).hex()
+_numbers = count(int.from_bytes(os.urandom(4)))
 TOO_BUSY = "This process works on too many requests. Repeat this one with the same id."
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -57,12 +59,36 @@ class Edge:
         self._in_flight = 0
         self._refuse = refuse
 
+    def enter(self) -> bool:
+        """Counts a request that another way is found for; False when there are too many. Whoever enters must leave."""
+        if self._in_flight >= self._in_flight_max:
+            return False
+        self._in_flight += 1
+        return True
+
+    def leave(self) -> None:
+        """Counts its end."""
+        self._in_flight -= 1
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        fits = self._in_flight < self._in_flight_max or scope["path"] in UNLIMITED
+        app = self._app if fits else self._refuse(scope["path"], Unavailable(TOO_BUSY))
+        await self._serve(app, scope, receive, send)
+
+    def refusing(self, error: SeriatimError) -> ASGIApp:
+        """Returns an app that answers every request with an error."""
+
+        async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._serve(self._refuse(scope["path"], error), scope, receive, send)
+
+        return refuse
+
+    async def _serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        named = request_id(scope)
         started = time.perf_counter()
         status = 500
         answered = False
@@ -71,20 +97,18 @@ class Edge:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], *SECURITY_HEADERS, (b"x-request-id", named.encode())]
             await send(message)
             answered = message["type"] == "http.response.body" and not message.get("more_body")
 
         self._in_flight += 1
         try:
-            fits = self._in_flight <= self._in_flight_max or scope["path"] in UNLIMITED
-            app = self._app if fits else self._refuse(scope["path"], Unavailable(TOO_BUSY))
             await app(scope, receive, send_named)
         except Exception:
             if not answered:
                 raise
             # The client has been told. The server would cut the connection, and with it who asks next on it.
-            log.exception("a fault of ours", request=request_id)
+            log.exception("a fault of ours", request=named)
         finally:
             self._in_flight -= 1
             if status >= 400:  # noqa: PLR2004
@@ -95,16 +119,17 @@ class Edge:
                     method=scope["method"],
                     path=CREDENTIALS.sub(r"\1***", scope["path"]),
                     status=status,
-                    request=request_id,
+                    request=named,
                     ms=took_ms,
                 )
 
 
-def _request_id(scope: Scope) -> str:
+def request_id(scope: Scope) -> str:
+    """Returns the name of a request: its caller's, or else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.match(value.decode("latin-1")):
             return str(value, "latin-1")
-    return os.urandom(16).hex()
+    return f"{PROCESS}{next(_numbers):016x}"
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:

@@ -23,6 +23,10 @@ from seriatim.ledger import Ledger, Wanted
 from seriatim.messages import (
     BATCH_MAX,
     EXAMPLE_ID,
+    META_BYTES_MAX,
+    META_KEY_BYTES_MAX,
+    META_KEYS_MAX,
+    META_VALUE_BYTES_MAX,
     PAGE_DEFAULT,
     PAGE_MAX,
     UUID,
@@ -70,8 +74,24 @@ REPLAYED = {"Idempotent-Replayed": Annotated[Literal["true"], Meta(description="
 SERIES = Annotated[SeriesBody, Meta(examples=[{"name": "Sales", "format": "INV-%yearLong%-%incYearly%", "padding": 5}])]
 ENTRY = Annotated[EntryBody, Meta(examples=[{"meta": {"order": "A-1001"}}])]
 
+
+class PlainBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What most entries are asked for with."""
+
+    meta: Annotated[
+        dict[
+            Annotated[str, Meta(min_length=1, max_length=META_KEY_BYTES_MAX)],
+            Annotated[str, Meta(max_length=META_VALUE_BYTES_MAX)],
+        ],
+        Meta(max_length=META_KEYS_MAX),
+    ] = {}
+
+
 _series_body = msgspec.json.Decoder(SeriesBody)
 _entry_body = msgspec.json.Decoder(EntryBody)
+_plain_body = msgspec.json.Decoder(PlainBody)
+_encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _batch_body = msgspec.json.Decoder(BatchBody)
 _void_body = msgspec.json.Decoder(VoidBody)
 _skip_body = msgspec.json.Decoder(SkipBody)
@@ -139,14 +159,7 @@ class Sequence(Dialect):
 
     async def _read_entry(self, request: Request, also_wrong: dict[str, str]) -> Wanted:
         entry_id = _own_uuid(request.path_params["id"])
-        body = decode(await read_body(request, self._body_bytes_max), _entry_body)
-        _check_same_id(body.id, entry_id)
-        wrong: dict[str, str] = {}
-        wanted = _wanted(entry_id, body, wrong, "")
-        wrong |= also_wrong
-        if wrong:
-            raise Invalid(wrong)
-        return wanted
+        return read_entry(entry_id, await read_body(request, self._body_bytes_max), also_wrong)
 
     @operation("GET", "/series", "read", query=PageQuery, answer=SeriesPage, refusals=(Invalid,))
     async def list_series(self, request: Request, principal: Principal) -> Response:
@@ -279,6 +292,40 @@ def _series_fields(body: SeriesBody) -> SeriesFields:
     said = msgspec.structs.asdict(body)
     del said["id"]
     return series_fields(said)
+
+
+def read_entry(entry_id: str, body: bytes, also_wrong: dict[str, str]) -> Wanted:
+    """Returns the entry that a body asks for.
+
+    Raises:
+        BadRequest, Invalid.
+    """
+    said = _read_plain(body)
+    if said is not None and not also_wrong:
+        return Wanted(entry_id, _encode_sorted(said.meta))
+    read = decode(body, _entry_body)
+    _check_same_id(read.id, entry_id)
+    wrong: dict[str, str] = {}
+    wanted = _wanted(entry_id, read, wrong, "")
+    wrong |= also_wrong
+    if wrong:
+        raise Invalid(wrong)
+    return wanted
+
+
+def _read_plain(body: bytes) -> PlainBody | None:
+    """Returns a body that has but a meta, within its limits: where characters are bytes, the decoder checks them."""
+    if len(body) > META_BYTES_MAX or not body.isascii() or b"\\u" in body:
+        return None
+    try:
+        return _plain_body.decode(body)
+    except msgspec.DecodeError:
+        return None
+
+
+def entry_content(entry: Entry) -> bytes:
+    """Returns an entry as it is answered."""
+    return _encode(_entry_answer(entry))
 
 
 def _wanted(entry_id: str, body: EntryBody, wrong: dict[str, str], place: str) -> Wanted:

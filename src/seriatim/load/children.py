@@ -121,7 +121,8 @@ async def _send(plan: Plan, book: Book, pipe: Pipe) -> None:
 
 
 async def _listen(pipe: Pipe, sender: Sender) -> None:
-    """Waits for the word to stop, or the parent's end. A reader of the loop would make the pipe one that never blocks."""
+    """Waits for the word to stop, or the parent's end."""
+    # A reader of the loop would make the pipe one that never blocks.
     while not pipe.poll():  # noqa: ASYNC110 -- what it waits for is another process
         await asyncio.sleep(LISTEN_S)
     with suppress(EOFError):
