@@ -151,6 +151,17 @@ def test_the_harness_speaks_http_only(name: str) -> None:
     assert not imports(name) & {f"package:{driver}" for driver in DRIVERS}
 
 
+def test_a_module_of_the_harness_imports_those_before_it_only() -> None:
+    # Given the order in which the harness says what its modules are
+    described = ast.get_docstring(modules()[HARNESS]) or ""
+    order = [f"{HARNESS}.{name}" for name in re.findall(r"^(\w+)  +", described, re.MULTILINE)]
+
+    # Then it is that of the imports, and names every module
+    assert set(order) == {name for name in NAMES if name.startswith(f"{HARNESS}.")}
+    for number, name in enumerate(order):
+        assert {one for one in imports(name) if one.split(".")[0] == HARNESS} - {HARNESS} <= set(order[:number])
+
+
 @pytest.mark.parametrize("name", sorted(BASE & set(NAMES)))
 def test_the_base_knows_no_server(name: str) -> None:
     assert not imports(name) & {f"package:{driver}" for driver in DRIVERS}

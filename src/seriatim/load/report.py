@@ -24,7 +24,7 @@ BUSY = 0.9
 
 
 class Harness(msgspec.Struct, frozen=True):
-    """What the load cost its own processes."""
+    """What the load cost the processes that sent it."""
 
     cpu_s: float
     busiest: float
