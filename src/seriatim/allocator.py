@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import redis.asyncio
@@ -21,7 +21,7 @@ import structlog
 from seriatim import keyspace, scripts
 from seriatim.errors import Conflict, Damaged, Invalid, SeriatimError, Unavailable
 from seriatim.formats import window
-from seriatim.model import Counted, Series, Skip, Standing, Void, Why
+from seriatim.model import Series, Skip, Standing, Void, Why
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Uninstalled(Unavailable):
         self.changing_ms = changing_ms
 
 
-class Order(msgspec.Struct, frozen=True):
+class Order(msgspec.Struct, frozen=True, gc=False):
     """A number that is asked for.
 
     Args:
@@ -88,38 +88,51 @@ class Order(msgspec.Struct, frozen=True):
     claimed: bool = False
 
 
-class Issued(msgspec.Struct, frozen=True):
+class Issued(msgspec.Struct, frozen=True, gc=False):
     """An entry as allocate.lua answered it. `sig` and `claimed` are those that were kept, for a replay."""
 
     position: int
-    numbers: tuple[Counted, ...]
+    numbers: bytes
     code: str
     created_at: int
     date: str
     previous: bytes
-    replayed: bool
-    sig: bytes
     claimed: bool
-    void: bytes
+    replayed: bool = False
+    sig: bytes = b""
+    void: bytes = b""
 
 
-class Settled(msgspec.Struct, frozen=True):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """The id was issued before, and the store holds its entry."""
 
     position: int
     void: bytes
 
 
+class Answer(Protocol):
+    """Where the answer to an order goes: a future, or something that acts at once."""
+
+    def done(self) -> bool:
+        """Whether nobody waits for it any more."""
+
+    def set_result(self, result: Issued | Settled, /) -> None:
+        """Takes what was issued."""
+
+    def set_exception(self, exception: SeriatimError, /) -> None:
+        """Takes why nothing was, as `Allocator.allocate` raises it."""
+
+
 class _Request:
     __slots__ = ("answer", "now_ms", "order", "series", "tries")
 
-    def __init__(self, series: Series, order: Order) -> None:
+    def __init__(self, series: Series, order: Order, answer: Answer) -> None:
         self.series = series
         self.order = order
+        self.answer = answer
         self.now_ms = 0
         """The time that the series is known to have reached, which the clock may have been set back behind."""
         self.tries = 0
-        self.answer: asyncio.Future[Issued | Settled] = asyncio.get_running_loop().create_future()
 
 
 class _Lane:
@@ -171,18 +184,18 @@ class Allocator:
             Stale: the Redis server must be met first.
             Unavailable: the outcome is unknown.
         """
-        return await self.submit(series, order)
+        answer: asyncio.Future[Issued | Settled] = asyncio.get_running_loop().create_future()
+        self.submit(series, order, answer)
+        return await answer
 
-    def submit(self, series: Series, order: Order) -> asyncio.Future[Issued | Settled]:
-        """Asks for a number; the future tells what `allocate` does.
+    def submit(self, series: Series, order: Order, answer: Answer) -> None:
+        """Asks for a number; `answer` gets what `allocate` returns or raises.
 
         Raises:
             Unavailable: this process may not allocate now.
         """
         self._gate.require()
-        request = _Request(series, order)
-        self._enqueue(self._lane(series.shard), series.shard, request)
-        return request.answer
+        self._enqueue(self._lane(series.shard), series.shard, _Request(series, order, answer))
 
     async def allocate_batch(self, series: Series, orders: Sequence[Order]) -> list[Issued | Settled]:
         """Issues one contiguous run in this order, ids that were issued before answered in their places; or nothing.
@@ -191,12 +204,14 @@ class Allocator:
             As `allocate`; the error's fields name the first order that is refused, as `list[3]` or `list[3].date`.
         """
         self._gate.require()
-        requests = [_Request(series, order) for order in orders]
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[Issued | Settled]] = [loop.create_future() for _ in orders]
+        requests = [_Request(series, *pair) for pair in zip(orders, answers, strict=True)]
         self._enqueue(self._lane(series.shard), series.shard, requests)
-        await asyncio.wait([request.answer for request in requests])
-        for request in requests:
-            request.answer.exception()  # retrieved: all have the same
-        return [request.answer.result() for request in requests]
+        await asyncio.wait(answers)
+        for answer in answers:
+            answer.exception()  # retrieved: all have the same
+        return [answer.result() for answer in answers]
 
     async def skip(self, series: Series, nth: int, to: int, why: Why) -> Skip | None:
         """Raises the format's `nth` counter in today's period, so that its next number is `to`.
@@ -313,7 +328,7 @@ class Allocator:
     def _answer(self, lane: _Lane, shard: int, request: _Request, reply: list[Any]) -> None:
         if request.answer.done():  # the caller has gone
             return
-        if self._again(request, reply):
+        if reply[0] == b"window" and self._again(request, reply):
             self._enqueue(lane, shard, request)
             return
         try:
@@ -324,7 +339,7 @@ class Allocator:
     def _answer_batch(self, lane: _Lane, shard: int, requests: list[_Request], replies: list[list[Any]]) -> None:
         results: list[Issued | Settled] = []
         for number, (request, reply) in enumerate(zip(requests, replies, strict=True)):
-            if self._again(request, reply):
+            if reply[0] == b"window" and self._again(request, reply):
                 self._enqueue(lane, shard, requests)
                 return
             try:
@@ -338,7 +353,7 @@ class Allocator:
 
     def _again(self, request: _Request, reply: list[Any]) -> bool:
         """Whether a request is to be sent again, with the time that it now is in the series."""
-        if reply[0] != b"window" or request.tries >= WINDOW_TRIES_MAX or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
+        if request.tries >= WINDOW_TRIES_MAX or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
             return False
         request.tries += 1
         request.now_ms = reply[1]
@@ -372,34 +387,17 @@ def _fail(requests: list[_Request], error: SeriatimError) -> None:
 
 
 def _read(reply: list[Any], request: _Request) -> Issued | Settled:
-    match reply:
-        case [b"issued", *said, previous]:
-            return _issued(said, previous, replayed=False, sig=b"", claimed=request.order.claimed, void=b"")
-        case [b"replayed", position, numbers, code, created, date, previous, sig, void, claimed]:
-            said = [position, numbers, code, created, date]
-            return _issued(said, previous, replayed=True, sig=sig, claimed=bool(claimed), void=void)
-        case [b"settled", position, void]:
-            return Settled(position, void)
-        case _:
-            raise _refusal(reply, request.series)
-
-
-def _issued(  # noqa: PLR0913 -- as the script answers
-    said: list[Any], previous: bytes, *, replayed: bool, sig: bytes, claimed: bool, void: bytes
-) -> Issued:
-    position, numbers, code, created, date = said
-    return Issued(
-        position,
-        keyspace.numbers(numbers),
-        code.decode(),
-        created,
-        date.decode(),
-        previous,
-        replayed,
-        sig,
-        claimed,
-        void,
-    )
+    word = reply[0]
+    if word == b"issued":
+        _, position, numbers, code, created, date, previous = reply
+        return Issued(position, numbers, code.decode(), created, date.decode(), previous, request.order.claimed)
+    if word == b"replayed":
+        _, position, numbers, code, created, date, previous, sig, void, claimed = reply
+        said = (position, numbers, code.decode(), created, date.decode(), previous, claimed == 1)
+        return Issued(*said, replayed=True, sig=sig, void=void)
+    if word == b"settled":
+        return Settled(reply[1], reply[2])
+    raise _refusal(reply, request.series)
 
 
 REFUSALS: dict[bytes, tuple[type[SeriatimError], str]] = {

@@ -111,7 +111,7 @@ def unpack_void(series_id: str, voided: int, packed: bytes | None) -> Void | Non
 def numbers(text: bytes) -> tuple[Counted, ...]:
     """Returns what an entry's counters had, as allocate.lua writes it."""
     if b"=" not in text:
-        return (counted("inc", int(text)),)
+        return (Counted("inc", "", int(text)),)
     pairs = (one.partition("=") for one in text.decode().split(";"))
     return tuple(counted(field, int(value)) for field, _, value in pairs)
 

@@ -14,11 +14,10 @@ from typing import TypeVar
 import msgspec
 import redis.asyncio
 
-from seriatim import formats, scripts
+from seriatim import formats, keyspace, scripts
 from seriatim.allocator import Allocator, Gate, Issued, Order, Settled, Uninstalled
 from seriatim.definitions import Definitions, SeriesView, Warden
 from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, SeriatimError, Stale, Unavailable
-from seriatim.keyspace import unpack_void
 from seriatim.model import (
     COUNTER_MAX,
     Entry,
@@ -108,6 +107,33 @@ class _Reader:
         self._running = None
 
 
+class _Teller:
+    """Tells what comes of an order at once, where a future would wait for the loop's next turn."""
+
+    __slots__ = ("_order", "_series", "_tell", "_told", "_wanted")
+
+    def __init__(self, series: Series, wanted: Wanted, order: Order, tell: Callable[[Outcome], None]) -> None:
+        self._series = series
+        self._wanted = wanted
+        self._order = order
+        self._tell = tell
+        self._told = False
+
+    def done(self) -> bool:
+        return self._told
+
+    def set_result(self, answer: Issued | Settled) -> None:
+        self._told = True
+        outcome: Outcome = None
+        if isinstance(answer, Issued):
+            outcome = _entry(self._series, self._wanted, self._order, answer), answer.replayed
+        self._tell(outcome)
+
+    def set_exception(self, error: SeriatimError) -> None:
+        self._told = True
+        self._tell(None if isinstance(error, AGAIN) else error)
+
+
 class Ledger:
     """The entries of all companies."""
 
@@ -162,22 +188,10 @@ class Ledger:
         series = self._definitions.known(company, series_id)
         if series is None:
             return False
-        _check_days(series.numbering, [wanted], batch=False)
+        if wanted.day is not None:
+            _check_days(series.numbering, [wanted], batch=False)
         order = wanted.order(claimed=False)
-
-        def done(answer: asyncio.Future[Issued | Settled]) -> None:
-            outcome: Outcome = None
-            try:
-                issued = answer.result()
-                if isinstance(issued, Issued):
-                    outcome = _entry(series, wanted, order, issued), issued.replayed
-            except AGAIN:
-                pass
-            except SeriatimError as error:
-                outcome = error
-            tell(outcome)
-
-        self._allocator.submit(series, order).add_done_callback(done)
+        self._allocator.submit(series, order, _Teller(series, wanted, order, tell))
         return True
 
     async def put_default_entry(self, company: str, kind: str, wanted: Wanted) -> tuple[Entry, bool]:
@@ -292,7 +306,7 @@ class Ledger:
             )
             await self._warden.halt(reason)
             raise Damaged(reason)
-        return _with_void(entry, unpack_void(series.id, answer.position, answer.void)), True
+        return _with_void(entry, keyspace.unpack_void(series.id, answer.position, answer.void)), True
 
     # reading ------------------------------------------------------------------------------------------------------
 
@@ -467,7 +481,7 @@ def _entry(series: Series, wanted: Wanted, order: Order, issued: Issued) -> Entr
         id=wanted.id,
         position=issued.position,
         code=issued.code,
-        numbers=issued.numbers,
+        numbers=keyspace.numbers(issued.numbers),
         date=issued.date,
         created_at=issued.created_at,
         previous_id=uuid_text(issued.previous) if issued.previous else None,
@@ -475,5 +489,5 @@ def _entry(series: Series, wanted: Wanted, order: Order, issued: Issued) -> Entr
         sig=(issued.sig.decode() or None) if issued.replayed else wanted.sig,
         fingerprint=order.tag[16:],
         claimed=issued.claimed,
-        void=unpack_void(series.id, issued.position, issued.void),
+        void=keyspace.unpack_void(series.id, issued.position, issued.void),
     )

@@ -258,7 +258,7 @@ class VoidAnswer(msgspec.Struct, omit_defaults=True):
     sig: Jws | None = None
 
 
-class EntryAnswer(msgspec.Struct, omit_defaults=True):
+class EntryAnswer(msgspec.Struct, omit_defaults=True, gc=False):
     """An issued number."""
 
     id: Id

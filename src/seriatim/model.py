@@ -121,7 +121,7 @@ class SeriesFields(msgspec.Struct, frozen=True):
     active: bool | None = None
 
 
-class Counted(msgspec.Struct, frozen=True):
+class Counted(msgspec.Struct, frozen=True, gc=False):
     """The value that one counter had for an entry, and the period that it counted in ('' for a continuous one)."""
 
     counter: str
@@ -175,7 +175,7 @@ class Skip(Note, frozen=True):
     settled_at: int | None = None
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One issued number. `receipt` is None while the entry is in the outbox."""
 
     series: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -88,7 +88,7 @@ class Edge:
         return refuse
 
     async def _serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        named = request_id(scope)
+        named = request_id(scope["headers"])
         started = time.perf_counter()
         status = 500
         answered = False
@@ -124,9 +124,9 @@ class Edge:
                 )
 
 
-def request_id(scope: Scope) -> str:
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Returns the name of a request: its caller's, or else a new one."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.match(value.decode("latin-1")):
             return str(value, "latin-1")
     return f"{PROCESS}{next(_numbers):016x}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
 
 from starlette.types import ASGIApp
 
@@ -21,29 +21,27 @@ from seriatim.http.dialect import PRIVATE, bearer
 from seriatim.http.edge import SECURITY_HEADERS, Edge, request_id
 from seriatim.http.sequence import entry_content, read_entry
 from seriatim.ledger import Ledger, Outcome
+from seriatim.model import Entry
 
-UUID = "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
-PATH = re.compile(rf"/sequence/v1/series/{UUID}/entries/{UUID}\Z")
+UUID = rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
+TARGET = re.compile(rb"/sequence/v1/series/%b/entries/%b\Z" % (UUID, UUID))
 BODY_BYTES_MAX = 32 * 1024
 """Longer ones a server reads piece by piece."""
-UNUSUAL = {b"transfer-encoding", b"x-company"}
-HEAD = b"".join(
-    b"%b: %b\r\n" % (name.lower(), value)
-    for name, value in (
-        (b"content-type", b"application/json"),
-        *((name.encode(), value.encode()) for name, value in PRIVATE.items()),
-        *SECURITY_HEADERS,
-    )
-)
+UNUSUAL = {b"authorization", b"transfer-encoding", b"expect", b"upgrade", b"x-company"}
+"""Headers that are not for here; the first Authorization is."""
+Headers = list[tuple[bytes, bytes]]
+FIXED = [(b"content-type", b"application/json"), *((k.lower().encode(), v.encode()) for k, v in PRIVATE.items())]
+LINES = b"".join(b"%b: %b\r\n" % header for header in (*FIXED, *SECURITY_HEADERS))
 
 
-class Hot:
+class Request:
     """A request on the hot path; it counts as being worked on until it leaves."""
 
-    __slots__ = ("entry_id", "principal", "scope", "series_id")
+    __slots__ = ("entry_id", "headers", "principal", "series_id", "target")
 
-    def __init__(self, scope: Any, principal: Principal, series_id: str, entry_id: str) -> None:
-        self.scope = scope
+    def __init__(self, target: bytes, headers: Headers, principal: Principal, series_id: str, entry_id: str) -> None:
+        self.target = target
+        self.headers = headers
         self.principal = principal
         self.series_id = series_id
         self.entry_id = entry_id
@@ -58,54 +56,59 @@ class HotPath:
         self._ledger = ledger
         self._body_bytes_max = min(body_bytes_max, BODY_BYTES_MAX)
 
-    def enter(self, scope: Any) -> Hot | None:
-        """Takes a request whose head is there, unless it must take the ordinary way."""
-        named = PATH.match(scope["path"]) if scope["method"] == "PUT" and not scope["query_string"] else None
+    def enter(self, target: bytes, headers: Headers) -> Request | None:
+        """Takes a PUT whose head is there, unless it must take the ordinary way. Names of headers are in lower case."""
+        named = TARGET.match(target)
         if named is None:
             return None
-        authorization = b""
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                if authorization:
-                    return None
-                authorization = value
-            elif name in UNUSUAL or (name == b"content-length" and int(value) > self._body_bytes_max):
-                return None
-        principal = self._authenticator.known(bearer(authorization.decode("latin-1")))
-        if principal is None or not principal.company or "allocate" not in principal.scopes:
-            return None
-        return self._counted(Hot(scope, principal, named[1], named[2]))
-
-    def _counted(self, hot: Hot) -> Hot | None:
-        if not self._edge.enter():
+        principal = self._principal(headers)
+        if principal is None or not principal.company or "allocate" not in principal.scopes or not self._edge.enter():
             return None
         try:
-            hot.principal.allowance.__enter__()
+            principal.allowance.__enter__()
         except SeriatimError:
             self._edge.leave()
             return None
-        return hot
+        return Request(target, headers, principal, named[1].decode(), named[2].decode())
 
-    def leave(self, hot: Hot, *, undone: bool = False) -> None:
+    def _principal(self, headers: Headers) -> Principal | None:
+        """Returns who calls, if they are known and no header asks for more than a number."""
+        authorization = b""
+        for name, value in headers:
+            if name == b"authorization" and not authorization:
+                authorization = value
+            elif name == b"content-length":
+                if int(value) > self._body_bytes_max:
+                    return None
+            elif name in UNUSUAL or (name == b"connection" and value.lower() != b"keep-alive"):
+                return None
+        return self._authenticator.known(_credentials(authorization))
+
+    def leave(self, request: Request, *, undone: bool = False) -> None:
         """Ends a request; `undone` when it takes the ordinary way, where it is counted anew."""
         self._edge.leave()
-        hot.principal.allowance.end(undone=undone)
+        request.principal.allowance.end(undone=undone)
 
-    def submit(self, hot: Hot, body: bytes, tell: Callable[[Outcome], None]) -> bool:
+    def submit(self, request: Request, body: bytes, tell: Callable[[Outcome], None]) -> bool:
         """Asks for the number; `tell` is called with what comes of it. False when nothing was done."""
         try:
-            wanted = read_entry(hot.entry_id, body, {})
-            return self._ledger.submit(hot.principal.company, hot.series_id, wanted, tell)
-        except Exception:  # noqa: BLE001 -- the ordinary way says what is wrong
+            wanted = read_entry(request.entry_id, body, {})
+            return self._ledger.submit(request.principal.company, request.series_id, wanted, tell)
+        except SeriatimError:
             return False
 
-    def response(self, hot: Hot, outcome: tuple[Any, bool]) -> tuple[bytes, bytes]:
-        """Returns the headers' lines and the body of an answer."""
-        entry, replayed = outcome
+    def answer(self, request: Request, entry: Entry, *, replayed: bool) -> tuple[bytes, bytes]:
+        """Returns the lines of the headers, and the body."""
         content = entry_content(entry)
-        lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (HEAD, len(content), request_id(hot.scope).encode())
+        named = request_id(request.headers).encode()
+        lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (LINES, len(content), named)
         return (lines + b"idempotent-replayed: true\r\n" if replayed else lines), content
 
     def refusing(self, error: SeriatimError) -> ASGIApp:
         """Returns an app that answers an error."""
         return self._edge.refusing(error)
+
+
+@lru_cache(maxsize=1024)
+def _credentials(authorization: bytes) -> str:
+    return bearer(authorization.decode("latin-1"))

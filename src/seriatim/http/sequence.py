@@ -441,6 +441,7 @@ def _series_answer(view: SeriesView) -> SeriesAnswer:
 
 
 def _entry_answer(entry: Entry) -> EntryAnswer:
+    created_at, updated_at = timestamp(entry.created_at), _updated_at(entry)
     return EntryAnswer(
         id=entry.id,
         series_id=entry.series,
@@ -450,8 +451,8 @@ def _entry_answer(entry: Entry) -> EntryAnswer:
         date=entry.date,
         meta=cast("dict[str, str]", msgspec.Raw(entry.meta)),  # as it is kept, without decoding it
         sigs=[sig for sig in (entry.sig, entry.receipt) if sig],
-        created_at=timestamp(entry.created_at),
-        updated_at=timestamp(_updated_at(entry)),
+        created_at=created_at,
+        updated_at=created_at if updated_at == entry.created_at else timestamp(updated_at),
         previous_id=entry.previous_id,
         void=_void_answer(entry.void) if entry.void else None,
     )

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from seriatim.errors import SeriatimError
-from seriatim.http.hot import Hot, HotPath
+from seriatim.http.hot import HotPath, Request
 from seriatim.ledger import Outcome
 
 HEAD_BYTES_MAX = 64 * 1024
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
+class _Nobody:
+    """Stands where a task would wait for a request's body."""
+
+    def set(self) -> None:
+        """Wakes nobody."""
+
+
+class HotCycle:
+    """A request on the hot path, and what uvicorn's protocol wants to know of the one that it works on."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "request", "response_complete", "scope")
+    message_event = _Nobody()
+
+    def __init__(self, request: Request, scope: Any) -> None:
+        self.request = request
+        self.scope = scope
+        self.body = b""
+        self.more_body = True
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_complete = False
+
+
 class Connection(HttpToolsProtocol):
     """A connection that ends when a request's line and headers are too long; its parser would take any number.
 
-    Requests that the hot path takes are answered without an ASGI task. All others uvicorn serves, and in its order:
-    a request on the hot path is the connection's current one as any other.
+    A PUT that the hot path takes is answered without an ASGI task. All others uvicorn serves, and in its order: as long
+    as one on the hot path is not answered, those behind it wait as behind any other.
     """
 
     _in_head = False
     _head_bytes = 0
-    _hot: tuple[RequestResponseCycle, Hot] | None = None
-    """The request on the hot path whose body is still to come."""
-    _named: tuple[Any, bytes] = ([], b"")
+    _stamped: tuple[Any, bytes] = (None, b"")
     """The headers that uvicorn gives every answer, which change by the second, and their lines."""
 
     def __init__(self, path: HotPath, **more: Any) -> None:
@@ -52,62 +73,82 @@ class Connection(HttpToolsProtocol):
         """The head has ended."""
         self._in_head = False
         self._head_bytes = 0
+        cycle: RequestResponseCycle | None = self.cycle
+        idle = (cycle is None or cycle.response_complete) and not self.flow.write_paused
+        if idle and self.parser.get_method() == b"PUT" and self.parser.get_http_version() == "1.1":
+            request = self._path.enter(self.url, self.headers)
+            if request is not None:
+                self.cycle = cast("RequestResponseCycle", HotCycle(request, self.scope))
+                return
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """A request is there as a whole."""
         super().on_message_complete()
-        self._submit()
+        cycle: Any = self.cycle
+        if type(cycle) is HotCycle:
+            self._submit(cycle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         super().connection_lost(exc)
-        if self._hot is not None:
-            self._path.leave(self._hot[1])
-            self._hot = None
+        cycle: Any = self.cycle
+        if type(cycle) is HotCycle and cycle.more_body:
+            self._path.leave(cycle.request)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        hot = None
-        if app is self.app and not cycle.waiting_for_100_continue and not self.flow.write_paused:
-            hot = self._path.enter(cycle.scope)
-        if hot is None:
-            super()._start_asgi_task(cycle, app)
-            return
-        self._hot = cycle, hot
-        if not cycle.more_body:  # it was waiting for those before it
-            self._submit()
+    def _submit(self, cycle: HotCycle) -> None:
+        def tell(outcome: Outcome) -> None:
+            self._answer(cycle, outcome)
 
-    def _submit(self) -> None:
-        if self._hot is None:
-            return
-        cycle, hot = self._hot
-        self._hot = None
-        if not self._path.submit(hot, bytes(cycle.body), partial(self._answer, cycle, hot)):
-            self._path.leave(hot, undone=True)
-            super()._start_asgi_task(cycle, self.app)
+        if not self._path.submit(cycle.request, cycle.body, tell):
+            self._path.leave(cycle.request, undone=True)
+            self._serve(cycle, self.app)
 
-    def _answer(self, cycle: RequestResponseCycle, hot: Hot, outcome: Outcome) -> None:
+    def _answer(self, cycle: HotCycle, outcome: Outcome) -> None:
+        self._path.leave(cycle.request, undone=outcome is None)
         if self.transport.is_closing():
-            self._path.leave(hot)
-        elif isinstance(outcome, tuple):
-            self._path.leave(hot)
-            self._write(cycle, *self._path.response(hot, outcome))
+            return
+        if isinstance(outcome, tuple):
+            self._write(cycle, *self._path.answer(cycle.request, outcome[0], replayed=outcome[1]))
         elif isinstance(outcome, SeriatimError):
-            self._path.leave(hot)
-            refusing: Any = self._path.refusing(outcome)
-            super()._start_asgi_task(cycle, refusing)
+            self._serve(cycle, self._path.refusing(outcome))
         else:
-            self._path.leave(hot, undone=True)
-            super()._start_asgi_task(cycle, self.app)
+            self._serve(cycle, self.app)
 
-    def _write(self, cycle: RequestResponseCycle, lines: bytes, content: bytes) -> None:
-        named, more = self._named
-        if named is not cycle.default_headers:
-            more = b"".join(b"%b: %b\r\n" % header for header in cycle.default_headers)
-            self._named = cycle.default_headers, more
-        closing = b"" if cycle.keep_alive else b"connection: close\r\n"
-        cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"".join((b"HTTP/1.1 200 OK\r\n", more, lines, closing, b"\r\n", content)))
-        if not cycle.keep_alive:
+    def _write(self, cycle: HotCycle, lines: bytes, content: bytes) -> None:
+        stamps, stamp = self._stamped
+        if stamps is not self.server_state.default_headers:
+            stamps = self.server_state.default_headers
+            stamp = b"".join(b"%b: %b\r\n" % header for header in stamps)
+            self._stamped = stamps, stamp
+        cycle.response_complete = True
+        if cycle.keep_alive:
+            self.transport.write(b"HTTP/1.1 200 OK\r\n%b%b\r\n%b" % (stamp, lines, content))
+        else:
+            self.transport.write(b"HTTP/1.1 200 OK\r\n%b%bconnection: close\r\n\r\n%b" % (stamp, lines, content))
             self.transport.close()
-        cycle.on_response()
+        self.on_response_complete()
+
+    def _serve(self, hot: HotCycle, app: Any) -> None:
+        """Lets an app answer a request after all."""
+        target = hot.request.target
+        hot.scope |= {"method": "PUT", "path": target.decode(), "raw_path": target, "query_string": b""}
+        cycle = RequestResponseCycle(
+            scope=hot.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=hot.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body += hot.body
+        cycle.more_body = False
+        cycle.message_event.set()
+        if cast("Any", self.cycle) is hot:
+            self.cycle = cycle
+        self._start_asgi_task(cycle, app)
