@@ -57,6 +57,9 @@ DIALECT_MAY_IMPORT = BASE | {
     "http.edge",
     "http.fields",
 }
+HARNESS = "load"
+HARNESS_MAY_IMPORT = BASE | {"messages", "signing", "receipts", "attempts", "client"}
+"""It speaks HTTP only: what it says of a service, it has heard from it."""
 NOT_DIALECTS = {
     "http",
     "http.app",
@@ -139,6 +142,24 @@ def test_a_dialect_imports_ledger_auth_and_edge_and_no_other_dialect(name: str) 
     ours = {one for one in imports(name) if ":" not in one}
     assert ours <= DIALECT_MAY_IMPORT | {"package itself"}
     assert not imports(name) & {f"package:{driver}" for driver in DRIVERS}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.split(".")[0] == HARNESS])
+def test_the_harness_speaks_http_only(name: str) -> None:
+    near = {one for one in reaches(name) if one.split(".")[0] != HARNESS}
+    assert near <= HARNESS_MAY_IMPORT
+    assert not imports(name) & {f"package:{driver}" for driver in DRIVERS}
+
+
+def test_a_module_of_the_harness_imports_those_before_it_only() -> None:
+    # Given the order in which the harness says what its modules are
+    described = ast.get_docstring(modules()[HARNESS]) or ""
+    order = [f"{HARNESS}.{name}" for name in re.findall(r"^(\w+)  +", described, re.MULTILINE)]
+
+    # Then it is that of the imports, and names every module
+    assert set(order) == {name for name in NAMES if name.startswith(f"{HARNESS}.")}
+    for number, name in enumerate(order):
+        assert {one for one in imports(name) if one.split(".")[0] == HARNESS} - {HARNESS} <= set(order[:number])
 
 
 @pytest.mark.parametrize("name", sorted(BASE & set(NAMES)))

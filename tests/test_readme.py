@@ -29,6 +29,7 @@ DOCUMENTS = (
     "docs/client.md",
     "docs/dialects.md",
     "docs/access.md",
+    "docs/load.md",
 )
 START = "make run\n"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

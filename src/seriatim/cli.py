@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
 import click
 import msgspec
 
 from seriatim import __version__, config, errors
+from seriatim.load.options import load_options
 
 R = TypeVar("R")
 
@@ -120,7 +121,7 @@ def _store() -> Any:
 def main() -> None:
     """Seriatim hands out gap-free, sequential document numbers and proves that none was lost.
 
-    Exit codes: 0 done, 1 findings (verify), 2 could not run.
+    Exit codes: 0 done, 1 findings (verify, load), 2 could not run.
     """
 
 
@@ -524,6 +525,22 @@ def _report(audits: list[Any], checkpoints: dict[str, Any], wanted: tuple[str, .
     lines.append(summary + (f"{len(findings)} findings" if findings else "sound"))
     _output().show(value, "\n".join(lines))
     sys.exit(Exit.FINDINGS if findings else Exit.OK)
+
+
+@main.command()
+@click.argument("url")
+@load_options
+@common
+def load(page: TextIO | None, **said: Any) -> None:
+    """Load the service at URL, then audit it: does it hold what it answered, in order, once, signed and linked?"""
+    from seriatim.load import harness, report
+    from seriatim.load.options import Options
+
+    done = harness.run(Options(**said), lambda line: click.echo(line, err=True))
+    if page:
+        page.write(report.html(done))
+    _output().show(done, report.text(done))
+    sys.exit(Exit.OK if done.sound else Exit.FINDINGS)
 
 
 @main.command()

@@ -6,7 +6,6 @@ Both have the same methods, declared once, as plans (`seriatim.attempts`). They 
 from __future__ import annotations
 
 import asyncio
-import base64
 import re
 import time
 import uuid
@@ -30,7 +29,6 @@ from typing import (
 )
 
 import httpx
-import msgspec
 
 from seriatim.attempts import Attempt, Outcome, Plan, Query, Requests, read
 from seriatim.errors import BadRequest, NotFound, SeriatimError, Unproven
@@ -46,6 +44,7 @@ from seriatim.messages import (
     SeriesAnswer,
     SeriesPage,
     SkipAnswer,
+    cursor_behind,
 )
 from seriatim.receipts import verify_entry
 from seriatim.signing import JsonWebKeySet, UnknownKey
@@ -262,7 +261,7 @@ class _Methods(ABC, Generic[Http]):
     @_listing
     def entries(self, series: str, *, after: str | None = None, limit: int = PAGE) -> Pages[EntryAnswer]:
         """Yields the entries of a series, oldest first, behind the one with the id `after` if given."""
-        begin = _cursor(after, limit) if after else None
+        begin = cursor_behind(after, limit) if after else None
 
         def page(cursor: str | None) -> Plan[tuple[list[EntryAnswer], str | None]]:
             query = {"limit": limit, "cursor": cursor or begin}
@@ -420,11 +419,6 @@ def _path(segments: Sequence[str]) -> str:
 
 def _new_id() -> str:
     return str(uuid.uuid4())
-
-
-def _cursor(after: str, limit: int) -> str:
-    """Returns what a page would have ended with whose last entry was `after`."""
-    return base64.b64encode(msgspec.json.encode({"id": after, "limit": limit})).decode()
 
 
 @contextmanager

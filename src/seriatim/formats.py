@@ -204,6 +204,13 @@ def code(numbering: Numbering, day: date, values: Iterable[int]) -> str:
     return "".join(piece if isinstance(piece, str) else written[piece - 1] for piece in pieces)
 
 
+def fits(numbering: Numbering, day: date | None, numbers: tuple[Counted, ...], written: str) -> bool:
+    """Whether a code is what a format makes of a document's date and its numbers."""
+    if day is None or tuple(map(field, numbers)) != fields_of(numbering, day):
+        return False
+    return written == code(numbering, day, (one.value for one in numbers))
+
+
 def digits_max(numbering: Numbering) -> int:
     """Returns how many digits the counters of a code may have together under the series' `max_length`."""
     if not numbering.max_length:

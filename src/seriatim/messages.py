@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -289,6 +290,11 @@ class EntryPage(msgspec.Struct, omit_defaults=True):
     entries: list[EntryAnswer] = msgspec.field(name="list")
     limit: Annotated[int, Meta(description="How many it may have.", examples=[PAGE_DEFAULT])]
     cursor: Cursor | None = None
+
+
+def cursor_behind(entry_id: str, limit: int) -> str:
+    """Returns what a page would have ended with whose last entry was this one."""
+    return base64.b64encode(msgspec.json.encode({"id": entry_id, "limit": limit})).decode()
 
 
 class BatchAnswer(msgspec.Struct):

@@ -19,8 +19,17 @@ from seriatim.model import Entry, Void, canonical_meta
 from seriatim.signing import BadSignature, JsonWebKeySet, UnknownKey
 
 
-def verify_entry(entry: EntryAnswer, keys: JsonWebKeySet, *, issuer: str | None = None) -> None:
-    """Checks that an entry, and its void if it has one, are what the service signed.
+def settled(entry: EntryAnswer) -> bool:
+    """Whether an entry, and its void if it has one, have receipts, be they right or wrong."""
+    receipts = [entry.sigs[-1] if entry.sigs else "", *([entry.void.sig or ""] if entry.void else [])]
+    try:
+        return all(map(_is_receipt, receipts))
+    except (JoseError, ValueError):
+        return True
+
+
+def verify_entry(entry: EntryAnswer, keys: JsonWebKeySet, *, issuer: str | None = None) -> dict[str, Any]:
+    """Checks that an entry, and its void if it has one, are what the service signed; returns what its receipt says.
 
     Args:
         entry: as the service answered it.
@@ -42,8 +51,9 @@ def verify_entry(entry: EntryAnswer, keys: JsonWebKeySet, *, issuer: str | None 
         issuer,
     )
     if entry.void is not None:
-        said = _open(entry.void.sig or "", keys)
-        _compare(said, _void_claims(entry, entry.void, said), issuer)
+        of_void = _open(entry.void.sig or "", keys)
+        _compare(of_void, _void_claims(entry, entry.void, of_void), issuer)
+    return said
 
 
 def _claims(entry: EntryAnswer, client_sig: str | None) -> dict[str, Any]:
@@ -82,13 +92,17 @@ def _open(receipt: str, keys: JsonWebKeySet) -> dict[str, Any]:
         Unproven: it was not signed by one of the keys.
     """
     try:
-        if not receipt or jws.extract_compact(receipt.encode()).headers().get("typ") != signing.TYPE:
+        if not _is_receipt(receipt):
             raise Unsettled("There is no receipt yet. Get the entry again in a moment.")
         return keys.open(receipt)
     except UnknownKey as error:
         raise Unproven(f"The receipt was signed with the key {error}, which is none of those given.") from error
     except (BadSignature, JoseError, ValueError) as error:
         raise Unproven(f"The receipt does not hold: {error}.") from error
+
+
+def _is_receipt(text: str) -> bool:
+    return bool(text) and jws.extract_compact(text.encode()).headers().get("typ") == signing.TYPE
 
 
 def _compare(said: Mapping[str, Any], claims: Mapping[str, Any], issuer: str | None) -> None:

@@ -109,6 +109,15 @@ def load(client: redis.Redis) -> None:
             client.script_load(script(name).text)
 
 
+def backlog(client: redis.Redis, shards: int) -> int:
+    """Returns how many records wait for the store."""
+    pipeline = client.pipeline(transaction=False)
+    for shard in range(shards):
+        pipeline.hget(shard_key(shard), "backlog")
+    with translated():
+        return sum(int(waiting or 0) for waiting in pipeline.execute())
+
+
 # asynchronous: what requests call ---------------------------------------------------------------------------------
 
 

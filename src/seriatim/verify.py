@@ -270,10 +270,7 @@ class Audit:
         return said
 
     def _written_as_defined(self, entry: Entry) -> bool:
-        day = parse_day(entry.date)
-        if day is None or tuple(map(formats.field, entry.numbers)) != formats.fields_of(self._numbering, day):
-            return False
-        return entry.code == formats.code(self._numbering, day, (one.value for one in entry.numbers))
+        return formats.fits(self._numbering, parse_day(entry.date), entry.numbers, entry.code)
 
 
 def audit_store(store: Store, series: Series, keys: JsonWebKeySet, checkpoint: Checkpoint | None) -> Iterator[Audit]:

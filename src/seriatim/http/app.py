@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import redis
@@ -43,6 +43,8 @@ from seriatim.tokens import Tokens
 
 log = structlog.stdlib.get_logger(__name__)
 
+T = TypeVar("T")
+
 REDIS_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 2.0
 OCTOBAT_TYPES = ("invoice", "credit_note")
@@ -69,6 +71,7 @@ class Readiness(msgspec.Struct):
 
     ready: bool
     halted: str | None
+    backlog: Annotated[int | None, Meta(description="Records that wait for the store; null where unknown.")]
     checks: Checks
 
 
@@ -89,6 +92,7 @@ class Front:
             config.redis_url, socket_timeout=REDIS_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
         self.blocking = redis.Redis.from_url(config.redis_url, socket_timeout=REDIS_TIMEOUT_S)
+        self._shards = self.store.data_set().shards
         self.gate = Gate()
         self.watch = Watch(self.blocking, self.store, self.gate, config.ack)
         self.allocator = Allocator(self.client, self.gate, self._wake, backlog_max=config.backlog_max)
@@ -98,7 +102,7 @@ class Front:
             blocking=self.blocking,
             gate=self.gate,
             warden=self.watch,
-            shards=self.store.data_set().shards,
+            shards=self._shards,
             series_max=config.series_max,
         )
         self.ledger = Ledger(
@@ -149,14 +153,16 @@ class Front:
 
     async def readyz(self, _request: Request) -> Response:
         """Says whether numbers can be issued, and if not, why."""
-        redis_says, store_says = await asyncio.gather(
-            _says(asyncio.to_thread(self._ping)), _says(asyncio.to_thread(self.store.data_set))
+        (backlog, redis_says), (_, store_says) = await asyncio.gather(
+            _asked(asyncio.to_thread(scripts.backlog, self.blocking, self._shards)),
+            _asked(asyncio.to_thread(self.store.data_set)),
         )
         refusal = None if self.gate.standing else self.gate.refusal
         ready = refusal is None and redis_says == "ok"
         content = Readiness(
             ready=ready,
             halted=refusal.message if isinstance(refusal, Halted) else None,
+            backlog=backlog,
             checks=Checks(
                 allocation="ok" if refusal is None else refusal.message,
                 redis=redis_says,
@@ -173,10 +179,6 @@ class Front:
         return Response(
             msgspec.json.encode(content), headers=PRIVATE | {"Cache-Control": "no-cache"}, media_type=JWK_SET
         )
-
-    def _ping(self) -> None:
-        with scripts.translated():
-            self.blocking.ping()
 
     def dialects(self) -> Dialects:
         """Returns the dialects, the native one first: it also answers for the paths of none."""
@@ -212,11 +214,11 @@ class Front:
         return partial(Connection, HotPath(edge, self.authenticator, self.ledger, self.config.body_bytes_max))
 
 
-async def _says(check: Any) -> str:
+async def _asked(check: Awaitable[T]) -> tuple[T | None, str]:
+    """Returns what a part of the service answers, and "ok"; or nothing, and why."""
     try:
-        await asyncio.wait_for(check, READY_TIMEOUT_S)
+        return await asyncio.wait_for(check, READY_TIMEOUT_S), "ok"
     except Unavailable as error:
-        return error.message
+        return None, error.message
     except TimeoutError:
-        return f"does not answer within {READY_TIMEOUT_S:.0f} s"
-    return "ok"
+        return None, f"does not answer within {READY_TIMEOUT_S:.0f} s"
