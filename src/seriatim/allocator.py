@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -293,20 +294,29 @@ class Allocator:
         try:
             while lane.waiting:
                 taken, batch = lane.take()
-                try:
-                    await self._call(lane, shard, taken, batch=batch)
-                except SeriatimError as error:
-                    _fail(taken, error)
-                except Exception:
-                    log.exception("an allocation failed", shard=shard)
-                    _fail(taken, Unavailable("The allocation was interrupted. Repeat it with the same id."))
+                answer = await self._call(lane, shard, taken, batch=batch)
+                # After the next call is on its way, so that the server works meanwhile.
+                asyncio.get_running_loop().call_soon(answer)
+                taken = []
         finally:
             lane.running = None
             left = [one for waiting in lane.waiting for one in (waiting if isinstance(waiting, list) else [waiting])]
             _fail([*taken, *left], Unavailable("Seriatim is stopping. Repeat the request with the same id."))
             lane.waiting.clear()
 
-    async def _call(self, lane: _Lane, shard: int, taken: list[_Request], *, batch: bool) -> None:
+    async def _call(self, lane: _Lane, shard: int, taken: list[_Request], *, batch: bool) -> Callable[[], None]:
+        """Makes a call; returns what gives the requests their answers."""
+        try:
+            requests, replies = await self._ask(shard, taken, batch=batch)
+        except SeriatimError as error:
+            return partial(_fail, taken, error)
+        except Exception:
+            log.exception("an allocation failed", shard=shard)
+            return partial(_fail, taken, Unavailable("The allocation was interrupted. Repeat it with the same id."))
+        return partial(self._answer_batch if batch else self._answer_each, lane, shard, requests, replies)
+
+    async def _ask(self, shard: int, taken: list[_Request], *, batch: bool) -> tuple[list[_Request], list[list[Any]]]:
+        """Returns the requests as they went into the call, and the reply to each."""
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
         members: dict[str, list[_Request]] = {}
@@ -318,12 +328,15 @@ class Allocator:
         )
         self._skew_ms = allocated.now_ms - local_ms
         self._wake(shard, allocated)
-        if batch:
-            self._answer_batch(lane, shard, taken, allocated.replies)
-            return
-        ordered = [request for requests in members.values() for request in requests]
-        for request, reply in zip(ordered, allocated.replies, strict=True):
-            self._answer(lane, shard, request, reply)
+        return [request for requests in members.values() for request in requests], allocated.replies
+
+    def _answer_each(self, lane: _Lane, shard: int, requests: list[_Request], replies: list[list[Any]]) -> None:
+        for request, reply in zip(requests, replies, strict=True):
+            try:
+                self._answer(lane, shard, request, reply)
+            except Exception:
+                log.exception("an answer failed", shard=shard)
+                _fail([request], Unavailable("The allocation was interrupted. Repeat it with the same id."))
 
     def _answer(self, lane: _Lane, shard: int, request: _Request, reply: list[Any]) -> None:
         if request.answer.done():  # the caller has gone
