@@ -27,6 +27,7 @@ from seriatim.model import Series, Skip, Standing, Void, Why
 log = structlog.stdlib.get_logger(__name__)
 
 CALL_REQUESTS_MAX = 256
+CALL_REQUESTS_SPLIT = 16
 CALL_BYTES_MAX = 1024 * 1024
 """Bounds that keep a script's run at a few milliseconds."""
 WINDOW_TRIES_MAX = 3
@@ -145,11 +146,17 @@ class _Lane:
         self.waiting: deque[_Request | list[_Request]] = deque()
         self.running: asyncio.Task[None] | None = None
 
-    def take(self) -> tuple[list[_Request], bool]:
-        """Returns what goes with the next call, and whether it is a batch."""
+    def take(self, before: int) -> tuple[list[_Request], bool]:
+        """Returns what goes with the next call, and whether it is a batch.
+
+        Callers who wait for their answer before they ask again come in two groups: while Redis works for one, this
+        process works for the other. Neither waits long for the other if both are of a size, so that a call takes half
+        of those who are around: they wait, or went with the call `before`.
+        """
         taken: list[_Request] = []
         size = 0
-        while self.waiting and len(taken) < CALL_REQUESTS_MAX and size < CALL_BYTES_MAX:
+        most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + before + 1) // 2))
+        while self.waiting and len(taken) < most and size < CALL_BYTES_MAX:
             request = self.waiting[0]
             if isinstance(request, list):
                 if not taken:
@@ -291,9 +298,11 @@ class Allocator:
 
     async def _run(self, lane: _Lane, shard: int) -> None:
         taken: list[_Request] = []
+        before = 0
         try:
             while lane.waiting:
-                taken, batch = lane.take()
+                taken, batch = lane.take(before)
+                before = len(taken)
                 answer = await self._call(lane, shard, taken, batch=batch)
                 # After the next call is on its way, so that the server works meanwhile.
                 asyncio.get_running_loop().call_soon(answer)

@@ -7,10 +7,11 @@ Stale, and the caller meets the server anew.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,9 @@ from seriatim.model import (
 
 FOLDERS = (Path(__file__).parent / "lua", Path(__file__).parents[2] / "lua")
 """In the wheel, and beside `src` in a checkout."""
+
+ANSWER_S = 5.0
+"""How long a server may take to answer."""
 
 NAMES = (
     "allocate",
@@ -100,6 +104,17 @@ def translated() -> Iterator[None]:
         raise Unavailable("Redis does not answer. Repeat the request with the same id.") from error
     except redis.exceptions.ResponseError as error:
         raise Unavailable(f"Redis refuses the script: {error}") from error
+
+
+@asynccontextmanager
+async def answered() -> AsyncIterator[None]:
+    """As `translated`; an answer that takes longer than ANSWER_S is an error, too.
+
+    The client itself is to have no timeout: the driver would make a task of each thing that it sends.
+    """
+    with translated():
+        async with asyncio.timeout(ANSWER_S):
+            yield
 
 
 def load(client: redis.Redis) -> None:
@@ -329,7 +344,7 @@ async def outbox_after(
     pipeline.hmget(shard_key(series.shard), ["epoch", "generation"])
     pipeline.xrange(outbox_key(series.shard, series.id), f"({place[0]}-{place[1]}" if any(place) else "-", "+", limit)
     pipeline.exists(voids_key(series))
-    with translated():
+    async with answered():
         under, raw, voids = await pipeline.execute()
     if under != [standing.epoch.encode(), b"%d" % standing.generation]:
         raise Stale
@@ -338,7 +353,7 @@ async def outbox_after(
 
 async def voids(client: redis.asyncio.Redis, series: Series, positions: Sequence[int]) -> dict[int, Void]:
     """Returns the voids of some entries, by position."""
-    with translated():
+    async with answered():
         packed = await client.hmget(voids_key(series), [str(position) for position in positions])
     found = (unpack_void(series.id, *pair) for pair in zip(positions, cast("list[bytes | None]", packed), strict=True))
     return {void.voids: void for void in found if void is not None}
@@ -346,7 +361,7 @@ async def voids(client: redis.asyncio.Redis, series: Series, positions: Sequence
 
 async def voided(client: redis.asyncio.Redis, series: Series) -> set[int]:
     """Returns the positions of all void entries of a series."""
-    with translated():
+    async with answered():
         return {int(position) for position in await client.hkeys(voids_key(series))}
 
 
@@ -376,7 +391,7 @@ async def standings(
     pipeline.time()
     for one, fields in wanted:
         pipeline.hmget(series_key(one.shard, one.id), [*STANDING_FIELDS, *fields])
-    with translated():
+    async with answered():
         (seconds, microseconds), *rows = await pipeline.execute()
     found = [_standings(fields, row) for (_, fields), row in zip(wanted, rows, strict=True)]
     return int(seconds) * 1000 + int(microseconds) // 1000, found
@@ -396,7 +411,7 @@ async def outbox_entries(client: redis.asyncio.Redis, wanted: Sequence[tuple[Ser
     pipeline = client.pipeline(transaction=False)
     for series, position in wanted:
         pipeline.xrange(outbox_key(series.shard, series.id), f"{position}-0", f"{position}-0")
-    with translated():
+    async with answered():
         found = await pipeline.execute()
     records = (outbox_records(series.id, raw) for (series, _), raw in zip(wanted, found, strict=True))
     return [record for listed in records for record in listed if isinstance(record, Entry)]
@@ -404,7 +419,7 @@ async def outbox_entries(client: redis.asyncio.Redis, wanted: Sequence[tuple[Ser
 
 async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool, int]:
     """Returns the last values of a series' counters, by field, whether it has entries, and its last record's time."""
-    with translated():
+    async with answered():
         content = cast("dict[bytes, bytes]", await client.hgetall(series_key(series.shard, series.id)))
     values = {name.decode(): int(value) for name, value in content.items() if name.startswith(b"inc")}
     return values, b"last_id" in content, int(content.get(b"last_time", 0))
@@ -416,7 +431,7 @@ async def clock(client: redis.asyncio.Redis) -> int:
     Raises:
         Unavailable.
     """
-    with translated():
+    async with answered():
         seconds, microseconds = await client.time()
     return int(seconds) * 1000 + int(microseconds) // 1000
 
@@ -425,7 +440,7 @@ async def _evaluate(
     client: redis.asyncio.Redis, name: str, keys: Sequence[str], standing: Standing, *arguments: str | bytes
 ) -> Any:
     said = (standing.epoch, str(standing.generation), *arguments)
-    with translated():
+    async with answered():
         return await client.evalsha(script(name).sha, len(keys), *keys, *said)
 
 

@@ -45,7 +45,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 
-REDIS_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 2.0
 OCTOBAT_TYPES = ("invoice", "credit_note")
 JWK_SET = "application/jwk-set+json"
@@ -89,9 +88,12 @@ class Front:
         self.store = Store(config.store_url)
         # No retries beneath us: after a lost connection the outcome is unknown, and the caller is told so.
         self.client = redis.asyncio.Redis.from_url(
-            config.redis_url, socket_timeout=REDIS_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+            config.redis_url,
+            socket_timeout=None,
+            socket_connect_timeout=scripts.ANSWER_S,
+            retry=Retry(NoBackoff(), 0),
         )
-        self.blocking = redis.Redis.from_url(config.redis_url, socket_timeout=REDIS_TIMEOUT_S)
+        self.blocking = redis.Redis.from_url(config.redis_url, socket_timeout=scripts.ANSWER_S)
         self._shards = self.store.data_set().shards
         self.gate = Gate()
         self.watch = Watch(self.blocking, self.store, self.gate, config.ack)
