@@ -44,7 +44,8 @@ MAY_IMPORT = {
     "http.fields": BASE | {"messages"},
     "http.openapi": BASE | {"auth", "messages", "http.dialect"},
     "http.docs": set(),
-    "http.server": set(),
+    "http.hot": BASE | {"auth", "ledger", "http.dialect", "http.edge", "http.sequence"},
+    "http.server": BASE | {"ledger", "http.hot"},
 }
 """Of our own modules, what each may import; modules that build things are free."""
 DIALECT_MAY_IMPORT = BASE | {
@@ -69,6 +70,7 @@ NOT_DIALECTS = {
     "http.openapi",
     "http.docs",
     "http.console",
+    "http.hot",
     "http.server",
 }
 BUILDERS = {"http.app", "worker", "cli"}
@@ -221,7 +223,7 @@ class Script:
 
     def replies_in_code(self) -> set[str]:
         code = self.code + "".join(self.included_functions(self.code))
-        tables = re.findall(r"(?:return\b[^\n{]*|replies\[\w+\] = )\{ '([a-z]+)'", code)
+        tables = re.findall(r"(?:return\b[^\n{]*|(?:replies\[\w+\]|said) = )\{ '([a-z]+)'", code)
         return {*tables, *re.findall(r"return (?:nil, )?'([a-z]+)'", code)}
 
     def included_functions(self, code: str) -> list[str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import redis.asyncio
@@ -112,29 +113,49 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
     void: bytes
 
 
-class Answer(Protocol):
-    """Where the answer to an order goes: a future, or something that acts at once."""
+class Waiting(ABC):
+    """A request for a number, from when it is asked for until it is answered. Who subclasses it takes the answer."""
 
-    def done(self) -> bool:
-        """Whether nobody waits for it any more."""
+    __slots__ = ("now_ms", "order", "series", "tries")
 
-    def set_result(self, result: Issued | Settled, /) -> None:
-        """Takes what was issued."""
-
-    def set_exception(self, exception: SeriatimError, /) -> None:
-        """Takes why nothing was, as `Allocator.allocate` raises it."""
-
-
-class _Request:
-    __slots__ = ("answer", "now_ms", "order", "series", "tries")
-
-    def __init__(self, series: Series, order: Order, answer: Answer) -> None:
+    def ask(self, series: Series, order: Order) -> Waiting:
+        """Says for what it waits; once, and first."""
         self.series = series
         self.order = order
-        self.answer = answer
         self.now_ms = 0
         """The time that the series is known to have reached, which the clock may have been set back behind."""
         self.tries = 0
+        return self
+
+    def gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return False
+
+    @abstractmethod
+    def succeed(self, answer: Issued | Settled) -> None:
+        """Takes what `Allocator.allocate` returns."""
+
+    @abstractmethod
+    def fail(self, error: SeriatimError) -> None:
+        """Takes what `Allocator.allocate` raises."""
+
+
+class _Awaited(Waiting):
+    """One whose caller awaits a future."""
+
+    __slots__ = ("answer",)
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Issued | Settled] = asyncio.get_running_loop().create_future()
+
+    def gone(self) -> bool:
+        return self.answer.done()
+
+    def succeed(self, answer: Issued | Settled) -> None:
+        self.answer.set_result(answer)
+
+    def fail(self, error: SeriatimError) -> None:
+        self.answer.set_exception(error)
 
 
 class _Lane:
@@ -143,17 +164,17 @@ class _Lane:
     __slots__ = ("running", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[_Request | list[_Request]] = deque()
+        self.waiting: deque[Waiting | list[Waiting]] = deque()
         self.running: asyncio.Task[None] | None = None
 
-    def take(self, before: int) -> tuple[list[_Request], bool]:
+    def take(self, before: int) -> tuple[list[Waiting], bool]:
         """Returns what goes with the next call, and whether it is a batch.
 
         Callers who wait for their answer before they ask again come in two groups: while Redis works for one, this
         process works for the other. Neither waits long for the other if both are of a size, so that a call takes half
         of those who are around: they wait, or went with the call `before`.
         """
-        taken: list[_Request] = []
+        taken: list[Waiting] = []
         size = 0
         most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + before + 1) // 2))
         while self.waiting and len(taken) < most and size < CALL_BYTES_MAX:
@@ -192,18 +213,19 @@ class Allocator:
             Stale: the Redis server must be met first.
             Unavailable: the outcome is unknown.
         """
-        answer: asyncio.Future[Issued | Settled] = asyncio.get_running_loop().create_future()
-        self.submit(series, order, answer)
-        return await answer
+        request = _Awaited()
+        self.submit(request.ask(series, order))
+        return await request.answer
 
-    def submit(self, series: Series, order: Order, answer: Answer) -> None:
-        """Asks for a number; `answer` gets what `allocate` returns or raises.
+    def submit(self, request: Waiting) -> None:
+        """Asks for a number, as `allocate`; the request gets the answer.
 
         Raises:
             Unavailable: this process may not allocate now.
         """
         self._gate.require()
-        self._enqueue(self._lane(series.shard), series.shard, _Request(series, order, answer))
+        shard = request.series.shard
+        self._enqueue(self._lane(shard), shard, request)
 
     async def allocate_batch(self, series: Series, orders: Sequence[Order]) -> list[Issued | Settled]:
         """Issues one contiguous run in this order, ids that were issued before answered in their places; or nothing.
@@ -212,14 +234,13 @@ class Allocator:
             As `allocate`; the error's fields name the first order that is refused, as `list[3]` or `list[3].date`.
         """
         self._gate.require()
-        loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[Issued | Settled]] = [loop.create_future() for _ in orders]
-        requests = [_Request(series, *pair) for pair in zip(orders, answers, strict=True)]
-        self._enqueue(self._lane(series.shard), series.shard, requests)
-        await asyncio.wait(answers)
-        for answer in answers:
-            answer.exception()  # retrieved: all have the same
-        return [answer.result() for answer in answers]
+        requests = [_Awaited() for _ in orders]
+        waiting: list[Waiting] = [one.ask(series, order) for one, order in zip(requests, orders, strict=True)]
+        self._enqueue(self._lane(series.shard), series.shard, waiting)
+        await asyncio.wait([request.answer for request in requests])
+        for request in requests:
+            request.answer.exception()  # retrieved: all have the same
+        return [request.answer.result() for request in requests]
 
     async def skip(self, series: Series, nth: int, to: int, why: Why) -> Skip | None:
         """Raises the format's `nth` counter in today's period, so that its next number is `to`.
@@ -291,13 +312,13 @@ class Allocator:
             lane = self._lanes[shard] = _Lane()
         return lane
 
-    def _enqueue(self, lane: _Lane, shard: int, request: _Request | list[_Request]) -> None:
+    def _enqueue(self, lane: _Lane, shard: int, request: Waiting | list[Waiting]) -> None:
         lane.waiting.append(request)
         if lane.running is None:
             lane.running = asyncio.get_running_loop().create_task(self._run(lane, shard))
 
     async def _run(self, lane: _Lane, shard: int) -> None:
-        taken: list[_Request] = []
+        taken: list[Waiting] = []
         before = 0
         try:
             while lane.waiting:
@@ -313,7 +334,7 @@ class Allocator:
             _fail([*taken, *left], Unavailable("Seriatim is stopping. Repeat the request with the same id."))
             lane.waiting.clear()
 
-    async def _call(self, lane: _Lane, shard: int, taken: list[_Request], *, batch: bool) -> Callable[[], None]:
+    async def _call(self, lane: _Lane, shard: int, taken: list[Waiting], *, batch: bool) -> Callable[[], None]:
         """Makes a call; returns what gives the requests their answers."""
         try:
             requests, replies = await self._ask(shard, taken, batch=batch)
@@ -324,11 +345,11 @@ class Allocator:
             return partial(_fail, taken, Unavailable("The allocation was interrupted. Repeat it with the same id."))
         return partial(self._answer_batch if batch else self._answer_each, lane, shard, requests, replies)
 
-    async def _ask(self, shard: int, taken: list[_Request], *, batch: bool) -> tuple[list[_Request], list[list[Any]]]:
+    async def _ask(self, shard: int, taken: list[Waiting], *, batch: bool) -> tuple[list[Waiting], list[list[Any]]]:
         """Returns the requests as they went into the call, and the reply to each."""
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
-        members: dict[str, list[_Request]] = {}
+        members: dict[str, list[Waiting]] = {}
         for request in taken:
             members.setdefault(request.series.id, []).append(request)
         groups = [_group(requests, local_ms + self._skew_ms) for requests in members.values()]
@@ -339,7 +360,7 @@ class Allocator:
         self._wake(shard, allocated)
         return [request for requests in members.values() for request in requests], allocated.replies
 
-    def _answer_each(self, lane: _Lane, shard: int, requests: list[_Request], replies: list[list[Any]]) -> None:
+    def _answer_each(self, lane: _Lane, shard: int, requests: list[Waiting], replies: list[list[Any]]) -> None:
         for request, reply in zip(requests, replies, strict=True):
             try:
                 self._answer(lane, shard, request, reply)
@@ -347,18 +368,20 @@ class Allocator:
                 log.exception("an answer failed", shard=shard)
                 _fail([request], Unavailable("The allocation was interrupted. Repeat it with the same id."))
 
-    def _answer(self, lane: _Lane, shard: int, request: _Request, reply: list[Any]) -> None:
-        if request.answer.done():  # the caller has gone
+    def _answer(self, lane: _Lane, shard: int, request: Waiting, reply: list[Any]) -> None:
+        if request.gone():
             return
         if reply[0] == b"window" and self._again(request, reply):
             self._enqueue(lane, shard, request)
             return
         try:
-            request.answer.set_result(_read(reply, request))
+            answer = _read(reply, request)
         except SeriatimError as error:
-            request.answer.set_exception(error)
+            request.fail(error)
+        else:
+            request.succeed(answer)
 
-    def _answer_batch(self, lane: _Lane, shard: int, requests: list[_Request], replies: list[list[Any]]) -> None:
+    def _answer_batch(self, lane: _Lane, shard: int, requests: list[Waiting], replies: list[list[Any]]) -> None:
         results: list[Issued | Settled] = []
         for number, (request, reply) in enumerate(zip(requests, replies, strict=True)):
             if reply[0] == b"window" and self._again(request, reply):
@@ -370,10 +393,10 @@ class Allocator:
                 _fail(requests, _in_list(error, number))
                 return
         for request, result in zip(requests, results, strict=True):
-            if not request.answer.done():
-                request.answer.set_result(result)
+            if not request.gone():
+                request.succeed(result)
 
-    def _again(self, request: _Request, reply: list[Any]) -> bool:
+    def _again(self, request: Waiting, reply: list[Any]) -> bool:
         """Whether a request is to be sent again, with the time that it now is in the series."""
         if request.tries >= WINDOW_TRIES_MAX or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
             return False
@@ -382,7 +405,7 @@ class Allocator:
         return True
 
 
-def _group(requests: list[_Request], now_ms: int) -> scripts.Group:
+def _group(requests: list[Waiting], now_ms: int) -> scripts.Group:
     """Returns the requests of one series as they go into a call, at the time that it is there."""
     series = requests[0].series
     now_ms = max(now_ms, *(request.now_ms for request in requests))
@@ -402,13 +425,13 @@ def _in_list(error: SeriatimError, number: int) -> SeriatimError:
     return error
 
 
-def _fail(requests: list[_Request], error: SeriatimError) -> None:
+def _fail(requests: list[Waiting], error: SeriatimError) -> None:
     for request in requests:
-        if not request.answer.done():
-            request.answer.set_exception(error)
+        if not request.gone():
+            request.fail(error)
 
 
-def _read(reply: list[Any], request: _Request) -> Issued | Settled:
+def _read(reply: list[Any], request: Waiting) -> Issued | Settled:
     word = reply[0]
     if word == b"issued":
         _, position, numbers, code, created, date, previous = reply

@@ -7,6 +7,7 @@ in the store.
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from typing import TypeVar
@@ -15,7 +16,7 @@ import msgspec
 import redis.asyncio
 
 from seriatim import formats, keyspace, scripts
-from seriatim.allocator import Allocator, Gate, Issued, Order, Settled, Uninstalled
+from seriatim.allocator import Allocator, Gate, Issued, Order, Settled, Uninstalled, Waiting
 from seriatim.definitions import Definitions, SeriesView, Warden
 from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, SeriatimError, Stale, Unavailable
 from seriatim.model import (
@@ -107,31 +108,37 @@ class _Reader:
         self._running = None
 
 
-class _Teller:
-    """Tells what comes of an order at once, where a future would wait for the loop's next turn."""
+class Put(Waiting):
+    """A `put_entry` that is told what comes of it at once, where a future would wait for the loop's next turn."""
 
-    __slots__ = ("_order", "_series", "_tell", "_told", "_wanted")
+    __slots__ = ("told", "wanted")
 
-    def __init__(self, series: Series, wanted: Wanted, order: Order, tell: Callable[[Outcome], None]) -> None:
-        self._series = series
-        self._wanted = wanted
-        self._order = order
-        self._tell = tell
-        self._told = False
+    def want(self, wanted: Wanted, series: Series) -> Waiting:
+        """Says which entry it waits for; once, and first."""
+        self.wanted = wanted
+        self.told = False
+        return self.ask(series, wanted.order(claimed=False))
 
-    def done(self) -> bool:
-        return self._told
+    def gone(self) -> bool:
+        """Whether it was told already."""
+        return self.told
 
-    def set_result(self, answer: Issued | Settled) -> None:
-        self._told = True
+    def succeed(self, answer: Issued | Settled) -> None:
+        """Tells of the entry."""
+        self.told = True
         outcome: Outcome = None
         if isinstance(answer, Issued):
-            outcome = _entry(self._series, self._wanted, self._order, answer), answer.replayed
-        self._tell(outcome)
+            outcome = _entry(self.series, self.wanted, self.order, answer), answer.replayed
+        self.tell(outcome)
 
-    def set_exception(self, error: SeriatimError) -> None:
-        self._told = True
-        self._tell(None if isinstance(error, AGAIN) else error)
+    def fail(self, error: SeriatimError) -> None:
+        """Tells of an error that is final."""
+        self.told = True
+        self.tell(None if isinstance(error, AGAIN) else error)
+
+    @abstractmethod
+    def tell(self, outcome: Outcome) -> None:
+        """Takes what came of it."""
 
 
 class Ledger:
@@ -176,11 +183,11 @@ class Ledger:
 
         return await self._insist(company, series_id, put)
 
-    def submit(self, company: str, series_id: str, wanted: Wanted, tell: Callable[[Outcome], None]) -> bool:
-        """Does what `put_entry` does as far as that goes without waiting; `tell` is called with what comes of it.
+    def submit(self, put: Put, company: str, series_id: str, wanted: Wanted) -> bool:
+        """Does what `put_entry` does as far as that goes without waiting, and tells `put`.
 
-        Returns False when nothing was done, and calls `tell` with None when it does not come to an end this way: the
-        call of `put_entry` then does.
+        Returns False when nothing was done, and tells None when it does not come to an end this way: the call of
+        `put_entry` then does.
 
         Raises:
             Invalid, Unavailable: as `put_entry`.
@@ -190,8 +197,7 @@ class Ledger:
             return False
         if wanted.day is not None:
             _check_days(series.numbering, [wanted], batch=False)
-        order = wanted.order(claimed=False)
-        self._allocator.submit(series, order, _Teller(series, wanted, order, tell))
+        self._allocator.submit(put.want(wanted, series))
         return True
 
     async def put_default_entry(self, company: str, kind: str, wanted: Wanted) -> tuple[Entry, bool]:

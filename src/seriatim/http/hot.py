@@ -10,7 +10,6 @@ here that is not decided there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
 
 from starlette.types import ASGIApp
@@ -20,7 +19,7 @@ from seriatim.errors import SeriatimError
 from seriatim.http.dialect import PRIVATE, bearer
 from seriatim.http.edge import SECURITY_HEADERS, Edge, request_id
 from seriatim.http.sequence import entry_content, read_entry
-from seriatim.ledger import Ledger, Outcome
+from seriatim.ledger import Ledger, Put
 from seriatim.model import Entry
 
 UUID = rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
@@ -34,14 +33,17 @@ FIXED = [(b"content-type", b"application/json"), *((k.lower().encode(), v.encode
 LINES = b"".join(b"%b: %b\r\n" % header for header in (*FIXED, *SECURITY_HEADERS))
 
 
-class Request:
-    """A request on the hot path; it counts as being worked on until it leaves."""
+class HotRequest(Put):
+    """A request on the hot path; from when it has entered until it leaves it counts as being worked on."""
 
     __slots__ = ("entry_id", "headers", "principal", "series_id", "target")
 
-    def __init__(self, target: bytes, headers: Headers, principal: Principal, series_id: str, entry_id: str) -> None:
+    def __init__(self, target: bytes, headers: Headers) -> None:
         self.target = target
         self.headers = headers
+
+    def enter(self, principal: Principal, series_id: str, entry_id: str) -> None:
+        """Says what it asks for, and who."""
         self.principal = principal
         self.series_id = series_id
         self.entry_id = entry_id
@@ -56,20 +58,21 @@ class HotPath:
         self._ledger = ledger
         self._body_bytes_max = min(body_bytes_max, BODY_BYTES_MAX)
 
-    def enter(self, target: bytes, headers: Headers) -> Request | None:
+    def enter(self, request: HotRequest) -> bool:
         """Takes a PUT whose head is there, unless it must take the ordinary way. Names of headers are in lower case."""
-        named = TARGET.match(target)
+        named = TARGET.match(request.target)
         if named is None:
-            return None
-        principal = self._principal(headers)
+            return False
+        principal = self._principal(request.headers)
         if principal is None or not principal.company or "allocate" not in principal.scopes or not self._edge.enter():
-            return None
+            return False
         try:
             principal.allowance.__enter__()
         except SeriatimError:
             self._edge.leave()
-            return None
-        return Request(target, headers, principal, named[1].decode(), named[2].decode())
+            return False
+        request.enter(principal, named[1].decode(), named[2].decode())
+        return True
 
     def _principal(self, headers: Headers) -> Principal | None:
         """Returns who calls, if they are known and no header asks for more than a number."""
@@ -84,20 +87,20 @@ class HotPath:
                 return None
         return self._authenticator.known(_credentials(authorization))
 
-    def leave(self, request: Request, *, undone: bool = False) -> None:
+    def leave(self, request: HotRequest, *, undone: bool = False) -> None:
         """Ends a request; `undone` when it takes the ordinary way, where it is counted anew."""
         self._edge.leave()
         request.principal.allowance.end(undone=undone)
 
-    def submit(self, request: Request, body: bytes, tell: Callable[[Outcome], None]) -> bool:
-        """Asks for the number; `tell` is called with what comes of it. False when nothing was done."""
+    def submit(self, request: HotRequest, body: bytes) -> bool:
+        """Asks for the number, and has the request told what comes of it. False when nothing was done."""
         try:
             wanted = read_entry(request.entry_id, body, {})
-            return self._ledger.submit(request.principal.company, request.series_id, wanted, tell)
+            return self._ledger.submit(request, request.principal.company, request.series_id, wanted)
         except SeriatimError:
             return False
 
-    def answer(self, request: Request, entry: Entry, *, replayed: bool) -> tuple[bytes, bytes]:
+    def answer(self, request: HotRequest, entry: Entry, *, replayed: bool) -> tuple[bytes, bytes]:
         """Returns the lines of the headers, and the body."""
         content = entry_content(entry)
         named = request_id(request.headers).encode()

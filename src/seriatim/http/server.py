@@ -8,7 +8,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from seriatim.errors import SeriatimError
-from seriatim.http.hot import HotPath, Request
+from seriatim.http.hot import Headers, HotPath, HotRequest
 from seriatim.ledger import Outcome
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -22,20 +22,24 @@ class _Nobody:
         """Wakes nobody."""
 
 
-class HotCycle:
+class HotCycle(HotRequest):
     """A request on the hot path, and what uvicorn's protocol wants to know of the one that it works on."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "request", "response_complete", "scope")
+    __slots__ = ("body", "connection", "disconnected", "keep_alive", "more_body", "response_complete")
     message_event = _Nobody()
 
-    def __init__(self, request: Request, scope: Any) -> None:
-        self.request = request
-        self.scope = scope
+    def __init__(self, connection: Connection, target: bytes, headers: Headers) -> None:
+        super().__init__(target, headers)
+        self.connection = connection
         self.body = b""
         self.more_body = True
         self.keep_alive = True
         self.disconnected = False
         self.response_complete = False
+
+    def tell(self, outcome: Outcome) -> None:
+        """Lets the connection answer."""
+        self.connection.answer(self, outcome)
 
 
 class Connection(HttpToolsProtocol):
@@ -64,10 +68,12 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """A head begins. What a scope costs, only those pay who need one."""
         self._in_head = True
         self._head_bytes = 0
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         """The head has ended."""
@@ -76,53 +82,48 @@ class Connection(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         idle = (cycle is None or cycle.response_complete) and not self.flow.write_paused
         if idle and self.parser.get_method() == b"PUT" and self.parser.get_http_version() == "1.1":
-            request = self._path.enter(self.url, self.headers)
-            if request is not None:
-                self.cycle = cast("RequestResponseCycle", HotCycle(request, self.scope))
+            hot = HotCycle(self, self.url, self.headers)
+            if self._path.enter(hot):
+                self.cycle = cast("RequestResponseCycle", hot)
                 return
+        self.scope = self._scope(self.headers)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """A request is there as a whole."""
         super().on_message_complete()
         cycle: Any = self.cycle
-        if type(cycle) is HotCycle:
-            self._submit(cycle)
+        if type(cycle) is HotCycle and not self._path.submit(cycle, cycle.body):
+            self._path.leave(cycle, undone=True)
+            self._serve(cycle, self.app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         super().connection_lost(exc)
         cycle: Any = self.cycle
         if type(cycle) is HotCycle and cycle.more_body:
-            self._path.leave(cycle.request)
+            self._path.leave(cycle)
 
-    def _submit(self, cycle: HotCycle) -> None:
-        def tell(outcome: Outcome) -> None:
-            self._answer(cycle, outcome)
-
-        if not self._path.submit(cycle.request, cycle.body, tell):
-            self._path.leave(cycle.request, undone=True)
-            self._serve(cycle, self.app)
-
-    def _answer(self, cycle: HotCycle, outcome: Outcome) -> None:
-        self._path.leave(cycle.request, undone=outcome is None)
+    def answer(self, hot: HotCycle, outcome: Outcome) -> None:
+        """Answers a request that was on the hot path until now."""
+        self._path.leave(hot, undone=outcome is None)
         if self.transport.is_closing():
             return
         if isinstance(outcome, tuple):
-            self._write(cycle, *self._path.answer(cycle.request, outcome[0], replayed=outcome[1]))
+            self._write(hot, *self._path.answer(hot, outcome[0], replayed=outcome[1]))
         elif isinstance(outcome, SeriatimError):
-            self._serve(cycle, self._path.refusing(outcome))
+            self._serve(hot, self._path.refusing(outcome))
         else:
-            self._serve(cycle, self.app)
+            self._serve(hot, self.app)
 
-    def _write(self, cycle: HotCycle, lines: bytes, content: bytes) -> None:
+    def _write(self, hot: HotCycle, lines: bytes, content: bytes) -> None:
         stamps, stamp = self._stamped
         if stamps is not self.server_state.default_headers:
             stamps = self.server_state.default_headers
             stamp = b"".join(b"%b: %b\r\n" % header for header in stamps)
             self._stamped = stamps, stamp
-        cycle.response_complete = True
-        if cycle.keep_alive:
+        hot.response_complete = True
+        if hot.keep_alive:
             self.transport.write(b"HTTP/1.1 200 OK\r\n%b%b\r\n%b" % (stamp, lines, content))
         else:
             self.transport.write(b"HTTP/1.1 200 OK\r\n%b%bconnection: close\r\n\r\n%b" % (stamp, lines, content))
@@ -131,10 +132,10 @@ class Connection(HttpToolsProtocol):
 
     def _serve(self, hot: HotCycle, app: Any) -> None:
         """Lets an app answer a request after all."""
-        target = hot.request.target
-        hot.scope |= {"method": "PUT", "path": target.decode(), "raw_path": target, "query_string": b""}
+        path: Any = {"method": "PUT", "path": hot.target.decode(), "raw_path": hot.target, "query_string": b""}
+        scope: Any = self._scope(hot.headers) | path
         cycle = RequestResponseCycle(
-            scope=hot.scope,
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -152,3 +153,12 @@ class Connection(HttpToolsProtocol):
         if cast("Any", self.cycle) is hot:
             self.cycle = cycle
         self._start_asgi_task(cycle, app)
+
+    def _scope(self, headers: Headers) -> Any:
+        """Returns the scope that uvicorn begins a request with; another may have begun since on this connection."""
+        current = self.url, self.headers, self.expect_100_continue, self.scope
+        super().on_message_begin()
+        scope: Any = self.scope
+        self.url, self.headers, self.expect_100_continue, self.scope = current
+        scope["headers"] = headers
+        return scope
