@@ -28,9 +28,10 @@ from seriatim.model import Series, Skip, Standing, Void, Why
 log = structlog.stdlib.get_logger(__name__)
 
 CALL_REQUESTS_MAX = 256
-CALL_REQUESTS_SPLIT = 16
 CALL_BYTES_MAX = 1024 * 1024
 """Bounds that keep a script's run at a few milliseconds."""
+CALL_REQUESTS_SPLIT = 16
+"""So few go together, however many come after them: each would gain less than the second call costs."""
 WINDOW_TRIES_MAX = 3
 CLOCK_SKEW_MS_MAX = 3_600_000
 

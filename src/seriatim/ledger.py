@@ -125,20 +125,20 @@ class Put(Waiting):
 
     def succeed(self, answer: Issued | Settled) -> None:
         """Tells of the entry."""
-        self.told = True
         outcome: Outcome = None
         if isinstance(answer, Issued):
             outcome = _entry(self.series, self.wanted, self.order, answer), answer.replayed
         self.tell(outcome)
+        self.told = True
 
     def fail(self, error: SeriatimError) -> None:
         """Tells of an error that is final."""
-        self.told = True
         self.tell(None if isinstance(error, AGAIN) else error)
+        self.told = True
 
     @abstractmethod
     def tell(self, outcome: Outcome) -> None:
-        """Takes what came of it."""
+        """Takes what came of it. When that cannot be done, it raises and has done nothing; an error is then told."""
 
 
 class Ledger:

@@ -183,6 +183,19 @@ def wire_id(sent: bytes) -> str:
     return sent.split(b" ")[1].rpartition(b"/")[2].decode()
 
 
+def test_of_two_authorizations_the_first_counts(tenant: Tenant, wire: Wire) -> None:
+    # Given requests with credentials beside none at all
+    series = known(tenant, wire)
+    given = f"Authorization: Bearer {tenant.key}\r\n".encode()
+    for first, second, status in ((b"Authorization: \r\n", given, 401), (given, b"Authorization: \r\n", 200)):
+        # When they are sent, then they are answered as by the ordinary way
+        answers = []
+        for more in ({}, {"X-Company": tenant.company}):
+            wire.send(put(tenant, series, new_id(), b"{}", **more).replace(given, first + second))
+            answers.append(wire.answer().status)
+        assert answers == [status, status]
+
+
 def test_a_request_in_pieces_is_one(tenant: Tenant, wire: Wire) -> None:
     # Given a request that arrives byte by byte
     series = known(tenant, wire)

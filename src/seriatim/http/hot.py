@@ -76,16 +76,16 @@ class HotPath:
 
     def _principal(self, headers: Headers) -> Principal | None:
         """Returns who calls, if they are known and no header asks for more than a number."""
-        authorization = b""
+        authorization = None
         for name, value in headers:
-            if name == b"authorization" and not authorization:
+            if name == b"authorization" and authorization is None:
                 authorization = value
             elif name == b"content-length":
                 if int(value) > self._body_bytes_max:
                     return None
             elif name in UNUSUAL or (name == b"connection" and value.lower() != b"keep-alive"):
                 return None
-        return self._authenticator.known(_credentials(authorization))
+        return self._authenticator.known(_credentials(authorization or b""))
 
     def leave(self, request: HotRequest, *, undone: bool = False) -> None:
         """Ends a request; `undone` when it takes the ordinary way, where it is counted anew."""

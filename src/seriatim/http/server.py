@@ -106,11 +106,14 @@ class Connection(HttpToolsProtocol):
 
     def answer(self, hot: HotCycle, outcome: Outcome) -> None:
         """Answers a request that was on the hot path until now."""
+        written = None
+        if isinstance(outcome, tuple):
+            written = self._path.answer(hot, outcome[0], replayed=outcome[1])
         self._path.leave(hot, undone=outcome is None)
         if self.transport.is_closing():
             return
-        if isinstance(outcome, tuple):
-            self._write(hot, *self._path.answer(hot, outcome[0], replayed=outcome[1]))
+        if written is not None:
+            self._write(hot, *written)
         elif isinstance(outcome, SeriatimError):
             self._serve(hot, self._path.refusing(outcome))
         else:
