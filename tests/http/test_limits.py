@@ -320,7 +320,8 @@ def test_every_answer_has_the_security_headers_and_none_tells_what_we_are(narrow
     slow = narrow.key()
     with narrow.held(slow, AT_ONCE):
         private.append(narrow.get(SEQUENCE, slow))
-    private.append(narrow.flood([(SEQUENCE, narrow.key())] * RATE * 5)[0][-1])
+    flood = narrow.flood([(SEQUENCE, narrow.key())] * RATE * 5)[0]
+    private.append(next(one for one in flood if one.status_code == 429))  # the last may find one allowed again
     assert [answer.status_code for answer in private[-2:]] == [503, 429]
     public = [narrow.client.get(path) for path in ("/healthz", "/readyz", "/.well-known/jwks.json", "/openapi.json")]
     public += [narrow.client.get("/docs"), narrow.client.head("/healthz"), narrow.client.options("/healthz")]
