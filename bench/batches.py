@@ -15,9 +15,10 @@ import msgspec
 import redis
 from redis.connection import Connection
 
-from client import META, Load, Run, run
+from client import Load, Run, run
 from contenders import PAUSED, Arena
 from options import Options
+from rivals.documents import META
 from scripted import ALWAYS, MARK, SHARD, STANDING, TODAY, enrolled, make_series, opened
 from seriatim import scripts
 from seriatim.formats import Window

@@ -17,20 +17,9 @@ import msgspec
 
 from contenders import Contender
 from machine import cpu_s, difference, memory_bytes
+from rivals.documents import META
 
 HERE = Path(__file__).parent
-META = {
-    "country": "AE",
-    "type": "invoice",
-    "series": "SAMPLE",
-    "code": "001",
-    "issue_date": "2022-02-01",
-    "currency": "AED",
-    "supplier": "Provide One LLC",
-    "customer": "Sample Consumer",
-    "payable": "1795.50",
-}
-"""What every entry carries."""
 WARM_UP_S = 0.5
 
 

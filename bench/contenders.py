@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
@@ -41,29 +42,29 @@ SCANNED = 10_000
 """Keys that one step of a scan looks at."""
 
 
-class Contender:
+class Contender(ABC):
     """A stack that hands out numbers."""
 
     name: str
     port: int
     key: str = KEY
 
+    @abstractmethod
     def start(self) -> None:
         """Starts it, anew or on what it had."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def roots(self) -> list[int]:
         """The processes that all of its processes descend from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def create_series(self, count: int) -> list[str]:
         """Makes series, and returns their ids."""
-        raise NotImplementedError
 
+    @abstractmethod
     def numbers(self) -> tuple[int, int] | None:
         """Returns how far its counters have come, and how many entries it keeps; None when it keeps none."""
-        raise NotImplementedError
 
     def backlog(self) -> int:
         """Returns how many numbers wait for the store; those who have no other store than the first have none."""

@@ -29,11 +29,16 @@ class Front(Ours):
     def __init__(self, name: str, key: str, command: Sequence[str], environment: dict[str, str]) -> None:
         self.name = name
         self.key = key
-        self.port = free_port()
         self.redis_url = environment["SERIATIM_REDIS_URL"]
-        arguments = [PYTHON, *command, "serve", "--port", str(self.port)]
-        self._process = subprocess.Popen(arguments, env=environment, cwd=Path(__file__).parent)
-        until(lambda: answers(self.port, "/readyz") == OK, f"{name} does not start", self._process)
+        self._command = command
+        self._environment = environment
+
+    def start(self) -> None:
+        """Starts it."""
+        self.port = free_port()
+        arguments = [PYTHON, *self._command, "serve", "--port", str(self.port)]
+        self._process = subprocess.Popen(arguments, env=self._environment, cwd=Path(__file__).parent)
+        until(lambda: answers(self.port, "/readyz") == OK, f"{self.name} does not start", self._process)
 
     @property
     def roots(self) -> list[int]:
@@ -79,6 +84,7 @@ class Parts:
     ) -> Iterator[Front]:
         """Runs an API process."""
         front = Front(name, key or self.key, command, self.environment | more)
+        front.start()
         try:
             yield front
         finally:

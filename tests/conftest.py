@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from dialects import Tenant
 from faketime import Clock
 from seriatim.store import Store
-from stack import Up, Valkey
+from stack import Up, Valkey, running
 
 
 @pytest.fixture
@@ -94,24 +94,17 @@ def up(directory: Path) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def shared_up() -> Iterator[Up]:
     """A running `seriatim up` that the tests of a module share: each makes series of its own."""
-    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
-    stack = Up(path).start()
-    assert stack.state == "ready"
-    yield stack
-    stack.stop()
-    shutil.rmtree(path, ignore_errors=True)
+    with running() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")
 def common_up() -> Iterator[Up]:
     """A running `seriatim up` that many modules share: each test has a company of its own."""
-    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
-    stack = Up(path).start()
-    assert stack.state == "ready"
-    yield stack
-    stack.stop()
-    assert [line for line in stack.directory.log.read_text().splitlines() if "a fault of ours" in line] == []
-    shutil.rmtree(path, ignore_errors=True)
+    with running() as stack:
+        yield stack
+        stack.stop()
+        assert [line for line in stack.directory.log.read_text().splitlines() if "a fault of ours" in line] == []
 
 
 @pytest.fixture

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -199,6 +202,21 @@ class Up:
         """Waits until every outbox is empty."""
         client = self.redis()
         until(lambda: not list(client.scan_iter("*:dirty")), 60)
+
+
+@contextmanager
+def running(*, workers: int = 1, environment: Mapping[str, str] | None = None) -> Iterator[Up]:
+    """A `seriatim up` that is ready, in a directory of its own."""
+    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
+    try:
+        stack = Up(path, workers=workers, environment=environment).start()
+        try:
+            assert stack.state == "ready"
+            yield stack
+        finally:
+            stack.stop()
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def entry_path(series: str, entry: str) -> str:

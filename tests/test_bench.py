@@ -17,9 +17,10 @@ import psycopg
 import pytest
 import redis
 
-from client import META, Load, program, run
+from client import Load, program, run
 from contenders import BARE, BATCHED, BESIDE, DJANGO, EACH, PAUSED, REDIS, Arena, Contender, Rival
 from machine import descendants
+from rivals.documents import META
 from servers import PostgreSQL, Valkey
 from stack import entry_path, new_id, until
 

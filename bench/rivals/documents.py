@@ -14,6 +14,18 @@ KEY = os.environ.get("BENCH_KEY", "rival_0000000000000000000000000000000000000")
 BEARER = f"Bearer {KEY}"
 COMPANY = "5f2c8f0e-6a3b-4f0f-9d8e-2b1c7a9e4d10"
 BATCH_MAX = 256
+META = {
+    "country": "AE",
+    "type": "invoice",
+    "series": "SAMPLE",
+    "code": "001",
+    "issue_date": "2022-02-01",
+    "currency": "AED",
+    "supplier": "Provide One LLC",
+    "customer": "Sample Consumer",
+    "payable": "1795.50",
+}
+"""What every entry carries."""
 
 encode = msgspec.json.Encoder().encode
 
@@ -59,17 +71,7 @@ SAMPLE = encode(
         COMPANY,
         COMPANY,
         1000,
-        {
-            "country": "AE",
-            "type": "invoice",
-            "series": "SAMPLE",
-            "code": "001",
-            "issue_date": "2022-02-01",
-            "currency": "AED",
-            "supplier": "Provide One LLC",
-            "customer": "Sample Consumer",
-            "payable": "1795.50",
-        },
+        META,
         now_ms(),
     )
 )

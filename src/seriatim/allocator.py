@@ -34,6 +34,7 @@ CALL_REQUESTS_SPLIT = 16
 """So few go together, however many come after them: each would gain less than the second call costs."""
 WINDOW_TRIES_MAX = 3
 CLOCK_SKEW_MS_MAX = 3_600_000
+INTERRUPTED = "The allocation was interrupted. Repeat it with the same id."
 
 
 class Gate:
@@ -343,7 +344,7 @@ class Allocator:
             return partial(_fail, taken, error)
         except Exception:
             log.exception("an allocation failed", shard=shard)
-            return partial(_fail, taken, Unavailable("The allocation was interrupted. Repeat it with the same id."))
+            return partial(_fail, taken, Unavailable(INTERRUPTED))
         return partial(self._answer_batch if batch else self._answer_each, lane, shard, requests, replies)
 
     async def _ask(self, shard: int, taken: list[Waiting], *, batch: bool) -> tuple[list[Waiting], list[list[Any]]]:
@@ -367,12 +368,12 @@ class Allocator:
                 self._answer(lane, shard, request, reply)
             except Exception:
                 log.exception("an answer failed", shard=shard)
-                _fail([request], Unavailable("The allocation was interrupted. Repeat it with the same id."))
+                _fail([request], Unavailable(INTERRUPTED))
 
     def _answer(self, lane: _Lane, shard: int, request: Waiting, reply: list[Any]) -> None:
         if request.gone():
             return
-        if reply[0] == b"window" and self._again(request, reply):
+        if self._again(request, reply):
             self._enqueue(lane, shard, request)
             return
         try:
@@ -385,7 +386,7 @@ class Allocator:
     def _answer_batch(self, lane: _Lane, shard: int, requests: list[Waiting], replies: list[list[Any]]) -> None:
         results: list[Issued | Settled] = []
         for number, (request, reply) in enumerate(zip(requests, replies, strict=True)):
-            if reply[0] == b"window" and self._again(request, reply):
+            if self._again(request, reply):
                 self._enqueue(lane, shard, requests)
                 return
             try:
@@ -393,13 +394,17 @@ class Allocator:
             except SeriatimError as error:
                 _fail(requests, _in_list(error, number))
                 return
+            except Exception:
+                log.exception("an answer failed", shard=shard)
+                _fail(requests, Unavailable(INTERRUPTED))
+                return
         for request, result in zip(requests, results, strict=True):
             if not request.gone():
                 request.succeed(result)
 
     def _again(self, request: Waiting, reply: list[Any]) -> bool:
         """Whether a request is to be sent again, with the time that it now is in the series."""
-        if request.tries >= WINDOW_TRIES_MAX or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
+        if reply[0] != b"window" or request.tries >= WINDOW_TRIES_MAX or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
             return False
         request.tries += 1
         request.now_ms = reply[1]

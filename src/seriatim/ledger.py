@@ -195,8 +195,7 @@ class Ledger:
         series = self._definitions.known(company, series_id)
         if series is None:
             return False
-        if wanted.day is not None:
-            _check_days(series.numbering, [wanted], batch=False)
+        _check_days(series.numbering, [wanted], batch=False)
         self._allocator.submit(put.want(wanted, series))
         return True
 

@@ -16,7 +16,8 @@ from seriatim.errors import NotFound
 COUNTER_MAX = 2**53 - 1
 """Counters and positions stay exact in Lua's and JavaScript's numbers."""
 
-UUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+CANONICAL_UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+UUID_PATTERN = re.compile(rf"{CANONICAL_UUID}\Z")
 DAY_PATTERN = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 
 

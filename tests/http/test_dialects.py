@@ -6,15 +6,12 @@ The server has no worker, unless a test starts one: nothing is settled in betwee
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -37,17 +34,13 @@ from dialects import (
     sequence_id,
     series_id,
 )
-from stack import SERIATIM, Up, entry_path, list_entries, new_id, put_entry, put_series, unsettled, until
+from stack import SERIATIM, Up, entry_path, list_entries, new_id, put_entry, put_series, running, unsettled, until
 
 
 @pytest.fixture(scope="module")
 def paused_up() -> Iterator[Up]:
-    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
-    stack = Up(path, workers=0).start()
-    assert stack.state == "ready"
-    yield stack
-    stack.stop()
-    shutil.rmtree(path, ignore_errors=True)
+    with running(workers=0) as stack:
+        yield stack
 
 
 @pytest.fixture

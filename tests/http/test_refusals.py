@@ -5,11 +5,8 @@ What is wrong with single fields is told in the tests of each dialect; credentia
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -32,7 +29,7 @@ from dialects import (
     new_sequence,
     sequence_id,
 )
-from stack import Up, new_id, put_entry, put_series
+from stack import Up, new_id, put_entry, put_series, running
 
 BODY_MAX, SERIES_MAX = 2000, 2
 LIMITS = {"SERIATIM_BODY_BYTES_MAX": str(BODY_MAX), "SERIATIM_SERIES_MAX": str(SERIES_MAX)}
@@ -41,12 +38,8 @@ every_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda one: one
 
 @pytest.fixture(scope="module")
 def narrow_up() -> Iterator[Up]:
-    path = Path(tempfile.mkdtemp(prefix="seriatim-test-"))
-    stack = Up(path, workers=0, environment=LIMITS).start()
-    assert stack.state == "ready"
-    yield stack
-    stack.stop()
-    shutil.rmtree(path, ignore_errors=True)
+    with running(workers=0, environment=LIMITS) as stack:
+        yield stack
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def _is_operation(member: Any) -> bool:
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Returns content as a JSON response."""
-    return Response(_encode(content), status, {**PRIVATE, **(headers or {})}, "application/json")
+    return Response(encode(content), status, {**PRIVATE, **(headers or {})}, "application/json")
 
 
 def no_content() -> Response:
@@ -179,7 +179,7 @@ def no_content() -> Response:
     return Response(status_code=204, headers=PRIVATE)
 
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 class Dialects:

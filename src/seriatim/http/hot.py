@@ -20,10 +20,9 @@ from seriatim.http.dialect import PRIVATE, bearer
 from seriatim.http.edge import SECURITY_HEADERS, Edge, request_id
 from seriatim.http.sequence import entry_content, read_entry
 from seriatim.ledger import Ledger, Put
-from seriatim.model import Entry
+from seriatim.model import CANONICAL_UUID, Entry
 
-UUID = rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
-TARGET = re.compile(rb"/sequence/v1/series/%b/entries/%b\Z" % (UUID, UUID))
+TARGET = re.compile(rf"/sequence/v1/series/({CANONICAL_UUID})/entries/({CANONICAL_UUID})\Z".encode())
 BODY_BYTES_MAX = 32 * 1024
 """Longer ones a server reads piece by piece."""
 UNUSUAL = {b"authorization", b"transfer-encoding", b"expect", b"upgrade", b"x-company"}

@@ -16,7 +16,7 @@ from seriatim.auth import Authenticator, Principal
 from seriatim.definitions import Definitions, SeriesView, preview_new
 from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimError, TooLarge
 from seriatim.formats import Preview, template
-from seriatim.http.dialect import BEARER, Dialect, bearer, json_response, no_content, operation
+from seriatim.http.dialect import BEARER, Dialect, bearer, encode, json_response, no_content, operation
 from seriatim.http.edge import decode, read_body
 from seriatim.http.fields import check_day, check_meta, check_reason, check_sig, check_type, series_fields
 from seriatim.ledger import Ledger, Wanted
@@ -90,8 +90,6 @@ class PlainBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 _series_body = msgspec.json.Decoder(SeriesBody)
 _entry_body = msgspec.json.Decoder(EntryBody)
 _plain_body = msgspec.json.Decoder(PlainBody)
-_encode = msgspec.json.Encoder().encode
-_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _batch_body = msgspec.json.Decoder(BatchBody)
 _void_body = msgspec.json.Decoder(VoidBody)
 _skip_body = msgspec.json.Decoder(SkipBody)
@@ -302,7 +300,7 @@ def read_entry(entry_id: str, body: bytes, also_wrong: dict[str, str]) -> Wanted
     """
     said = _read_plain(body)
     if said is not None and not also_wrong:
-        return Wanted(entry_id, _encode_sorted(said.meta))
+        return Wanted(entry_id, canonical_meta(said.meta))
     read = decode(body, _entry_body)
     _check_same_id(read.id, entry_id)
     wrong: dict[str, str] = {}
@@ -325,7 +323,7 @@ def _read_plain(body: bytes) -> PlainBody | None:
 
 def entry_content(entry: Entry) -> bytes:
     """Returns an entry as it is answered."""
-    return _encode(_entry_answer(entry))
+    return encode(_entry_answer(entry))
 
 
 def _wanted(entry_id: str, body: EntryBody, wrong: dict[str, str], place: str) -> Wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ _batch = msgspec.json.Decoder(BatchAnswer)
 _page = msgspec.json.Decoder(EntryPage)
 
 
-class Operation:
+class Operation(ABC):
     """A kind of request."""
 
     name = ""
@@ -135,13 +136,13 @@ class Operation:
             f" HTTP/1.1\r\nHost: {scene.address.host_header}\r\nAuthorization: Bearer {scene.key}\r\n".encode()
         )
 
+    @abstractmethod
     def make(self) -> Request | None:
         """Returns a request to send; None where there is nothing yet to ask for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, request: Request, body: bytes, *, replayed: bool) -> None:
         """Takes an answer of 200 into the book, or notes what is wrong with it."""
-        raise NotImplementedError
 
     def with_body(self, body: bytes) -> bytes:
         """Returns the end of a request: headers and body."""
