@@ -80,7 +80,7 @@ def install(server: Valkey, given: Defaults) -> None:
 
 
 def records(server: Valkey, series: Series) -> list[Any]:
-    return scripts.outboxes(server.client, SHARD, [series.id], 1000)[series.id]
+    return scripts.outboxes(server.client, SHARD, {series.id: (0, 0)}, 1000)[series.id]
 
 
 def test_records_follow_the_last_entry_in_order(server: Valkey) -> None:

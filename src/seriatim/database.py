@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from seriatim.errors import ConfigError, Unavailable
+
+INSERT_ROWS_MAX = 256
+"""SQLite takes 32,766 values in a statement."""
 
 
 class Database:
@@ -55,6 +60,41 @@ class Database:
         ):
             yield connection
 
+    def add(self, connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Adds rows, each with all columns of the table in their order, in as few statements as the database takes.
+
+        The driver lets other threads work while a statement runs, and only then.
+        """
+        if self.sqlite:
+            self._insert(connection, table, rows)
+        else:
+            self._copy(connection, table, rows)
+
+    def _insert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        kinds = [column.type.dialect_impl(connection.dialect) for column in table.columns]
+        processors = [kind.bind_processor(connection.dialect) for kind in kinds]
+        values = [
+            process(value) if process else value for row in rows for process, value in zip(processors, row, strict=True)
+        ]
+        width, done = len(processors), 0
+        while left := len(rows) - done:
+            # Powers of two, so that the statements are few, and prepared already.
+            count = min(INSERT_ROWS_MAX, 1 << (left.bit_length() - 1))
+            statement = _insert_statement(table, count)
+            connection.exec_driver_sql(statement, tuple(values[done * width : (done + count) * width]))
+            done += count
+
+    def _copy(self, connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        driver = cast("psycopg.Connection", connection.connection.driver_connection)
+        names = ", ".join(f'"{column.name}"' for column in table.columns)
+        statement = f'COPY "{table.name}" ({names}) FROM STDIN'
+        try:
+            with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        except psycopg.Error as error:
+            raise sa.exc.DBAPIError.instance(statement, None, error, psycopg.Error) from error
+
     def migrate(self) -> None:
         """Brings the schema to this version."""
         from alembic import command  # noqa: PLC0415 -- slow to import, needed once
@@ -65,6 +105,13 @@ class Database:
         with self.write() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+@cache
+def _insert_statement(table: sa.Table, rows: int) -> str:
+    names = ", ".join(f'"{column.name}"' for column in table.columns)
+    row = f"({', '.join('?' * len(table.columns))})"
+    return f'INSERT INTO "{table.name}" ({names}) VALUES {", ".join([row] * rows)}'  # noqa: S608 -- names of ours
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

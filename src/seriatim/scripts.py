@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from functools import cache
@@ -465,18 +465,24 @@ def settle(client: redis.Redis, standing: Standing, series: Series, upto: Place)
             raise Stale
 
 
-def outboxes(client: redis.Redis, shard: int, names: Sequence[str], limit: int) -> dict[str, list[Record]]:
-    """Returns the first records of some outboxes of a shard, about `limit` in all, by the ids of their series.
+def outboxes(client: redis.Redis, shard: int, after: Mapping[str, Place], limit: int) -> dict[str, list[Record]]:
+    """Returns records of some outboxes of a shard, about `limit` in all, by the ids of their series.
+
+    Args:
+        client: the server's.
+        shard: whose.
+        after: the series' ids, each with the place behind which to read.
+        limit: how many.
 
     Raises:
         Unavailable.
     """
     pipeline = client.pipeline(transaction=False)
-    for name in names:
-        pipeline.xrange(outbox_key(shard, name), count=max(1, limit // len(names)))
+    for name, (position, k) in after.items():
+        pipeline.xrange(outbox_key(shard, name), f"({position}-{k}", count=max(1, limit // len(after)))
     with translated():
         replies = pipeline.execute()
-    return {name: outbox_records(name, raw) for name, raw in zip(names, replies, strict=True)}
+    return {name: outbox_records(name, raw) for name, raw in zip(after, replies, strict=True)}
 
 
 def install(client: redis.Redis, standing: Standing, series: Series, *, opened: bool) -> bool:

@@ -71,6 +71,12 @@ class Slice(msgspec.Struct, frozen=True):
     records: Sequence[Record]
     head: str
 
+    @property
+    def after(self) -> Series:
+        """The series as it is when the slice is committed."""
+        position, k = self.records[-1].place
+        return msgspec.structs.replace(self.series, genesis=self.genesis, position=position, k=k, head=self.head)
+
 
 class Store(Registry):
     """The system of record at a database URL.
@@ -409,15 +415,14 @@ class Store(Registry):
                 self._commit_slice(connection, part, at)
 
     def _commit_slice(self, connection: sa.Connection, part: Slice, at: int) -> None:
-        owner, (position, k) = part.series, part.records[-1].place
+        owner, after = part.series, part.after
         fresh = [record for record in part.records if isinstance(record, Entry)]
         unmoved = sa.and_(series.c.pk == owner.pk, series.c.position == owner.position, series.c.k == owner.k)
         claims = series.c.claims + sum(entry.claimed for entry in fresh)
-        values = {"position": position, "k": k, "head": part.head, "genesis": part.genesis, "claims": claims}
+        values = {name: getattr(after, name) for name in ("position", "k", "head", "genesis")} | {"claims": claims}
         if connection.execute(sa.update(series).where(unmoved).values(values)).rowcount != 1:
             raise Stale
-        if fresh:
-            connection.execute(sa.insert(entries), [_entry_row(owner.pk, entry, at) for entry in fresh])
+        self.add(connection, entries, [_entry_row(owner.pk, entry, at) for entry in fresh])
         for record in part.records:
             if not isinstance(record, Entry):
                 self._note(connection, owner, record, at)
@@ -487,7 +492,24 @@ def _entry(series_id: str, row: sa.Row[Any]) -> Entry:
     return Entry(**values, void=Void(**void) if void["voids"] is not None else None)
 
 
-def _entry_row(pk: int, entry: Entry, at: int) -> dict[str, Any]:
-    row = msgspec.structs.asdict(entry) | {"series": pk, "settled_at": at}
-    del row["void"]
-    return row | {"numbers": msgspec.json.encode(entry.numbers).decode()}
+_numbers = msgspec.json.Encoder().encode
+
+
+def _entry_row(pk: int, entry: Entry, at: int) -> tuple[Any, ...]:
+    """The columns of an entry, in their order."""
+    return (
+        pk,
+        entry.position,
+        entry.id,
+        entry.code,
+        _numbers(entry.numbers).decode(),
+        entry.date,
+        entry.created_at,
+        entry.previous_id,
+        entry.meta,
+        entry.sig,
+        entry.fingerprint,
+        entry.claimed,
+        entry.receipt,
+        at,
+    )

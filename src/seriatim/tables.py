@@ -119,7 +119,6 @@ entries = sa.Table(
     sa.UniqueConstraint("series", "id"),
     sa.UniqueConstraint("series", "code"),
     sa.CheckConstraint("(position = 1) = (previous_id IS NULL)", name="chain"),
-    sqlite_with_rowid=False,
 )
 deleted_series = sa.Table(
     "deleted_series",

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -44,6 +45,8 @@ LOCK_S = 5.0
 FINISH_S = 6.0
 SWEEP_S = 1.0
 BACKOFF_S = (0.1, 5.0)
+SWITCH_S = 0.0005
+"""How long the thread that signs lets the one that commits wait between two statements."""
 
 
 def queue(client: redis.Redis) -> Queue:
@@ -56,6 +59,14 @@ def wake(client: redis.Redis, shard: int) -> None:
     job = f"{shard:03d}-{random.getrandbits(64):016x}"
     with scripts.translated():
         queue(client).enqueue("seriatim.worker.drain", shard, job_id=job, result_ttl=0, job_timeout=-1, failure_ttl=60)
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    """What is to be committed and dropped from the outboxes; series as they will be then."""
+
+    standing: Standing
+    slices: list[Slice]
+    settled: list[Series]
 
 
 class Drainer:
@@ -99,10 +110,7 @@ class Drainer:
         until = min(time.monotonic() + TURN_S, self._until)
         while time.monotonic() < until and not self.stopping.is_set():
             try:
-                if not self._slice(shard):
-                    return False
-                lock.reacquire()
-                pause_s = BACKOFF_S[0]
+                return self._pipeline(shard, lock, until)
             except LockError:
                 return True
             except Stale:
@@ -119,32 +127,56 @@ class Drainer:
                 pause_s = min(pause_s * 2, BACKOFF_S[1])
         return True
 
-    def _slice(self, shard: int) -> bool:
-        """Settles one slice; False when the shard is clean."""
+    def _pipeline(self, shard: int, lock: Any, until: float) -> bool:
+        """Settles slice after slice; while the store commits one, the next is signed. False when the shard is clean."""
+        ahead: dict[str, Series] = {}
+        with ThreadPoolExecutor(1) as committer:
+            committing: Future[None] | None = None
+            while True:
+                over = committing is not None and (time.monotonic() >= until or self.stopping.is_set())
+                signed = None if over else self._next(shard, ahead)
+                if committing is not None:
+                    committing.result()
+                    lock.reacquire()
+                if signed is None:
+                    return over
+                committing = committer.submit(self._settle, signed)
+
+    def _next(self, shard: int, ahead: dict[str, Series]) -> _Signed | None:
+        """Signs the next slice, and moves `ahead` to where the series will be when it is settled.
+
+        None when the shard is clean.
+        """
         standing = self._meet()
         with scripts.translated():
             raw = self.client.srandmember(keyspace.dirty_key(shard), SLICE_SERIES_MAX)
         dirty = [name.decode() for name in cast("list[bytes]", raw)]
         if not dirty:
-            return False
+            return None
+        new = [name for name in dirty if name not in ahead]
+        places = {name: (0, 0) if name in new else ahead[name].place for name in dirty}
         # Read the outboxes first: what another worker settles meanwhile is then not taken for a gap.
-        outboxes = scripts.outboxes(self.client, shard, dirty, SLICE_RECORDS_MAX)
-        known = self._store.series_by_ids(dirty)
-        slices: list[Slice] = []
-        done: list[tuple[Series, Place]] = []
+        outboxes = scripts.outboxes(self.client, shard, places, SLICE_RECORDS_MAX)
+        ahead |= self._store.series_by_ids(new)
+        signed = _Signed(standing, [], [])
         for name, records in outboxes.items():
-            series = known.get(name)
-            if series is None:
+            if name not in ahead:
                 raise Damaged(f"Redis holds records of series {name}, which the store does not know.")
-            fresh = self._fresh(series, records)
+            if name not in new and records and not _follows(records[0].place, ahead[name].place):
+                raise Stale  # another worker has gone on from there
+            fresh = self._fresh(ahead[name], records)
             if fresh:
-                slices.append(self._sign(series, fresh))
-            done.append((series, fresh[-1].place if fresh else series.place))
-        if slices:
-            self._store.commit(standing, slices)
-        for series, upto in done:
-            scripts.settle(self.client, standing, series, upto)
-        return True
+                signed.slices.append(self._sign(ahead[name], fresh))
+                ahead[name] = signed.slices[-1].after
+            if fresh or name in new:
+                signed.settled.append(ahead[name])
+        return signed
+
+    def _settle(self, signed: _Signed) -> None:
+        if signed.slices:
+            self._store.commit(signed.standing, signed.slices)
+        for series in signed.settled:
+            scripts.settle(self.client, signed.standing, series, series.place)
 
     def _meet(self) -> Standing:
         if self._standing is None:
@@ -161,12 +193,12 @@ class Drainer:
             held = self._store.records_after(series, before, len(stored))
             if [_unsettled(record) for record in held] != stored:
                 raise Damaged(f"Redis and the store hold different records of series {series.id}.")
-        position, k = series.place
+        place = series.place
         for record in fresh:
-            if record.place not in ((position, k + 1), (position + 1, 0)):
-                goes_on, ends = place_text(record.place), place_text((position, k))
+            if not _follows(record.place, place):
+                goes_on, ends = place_text(record.place), place_text(place)
                 raise Damaged(f"The outbox of series {series.id} goes on at {goes_on}, the store ends at {ends}.")
-            position, k = record.place
+            place = record.place
         return fresh
 
     def _sign(self, series: Series, fresh: Sequence[Record]) -> Slice:
@@ -178,6 +210,11 @@ class Drainer:
             head = signing.digest(receipt.encode())
             signed.append(msgspec.structs.replace(record, receipt=receipt))
         return Slice(series, genesis, signed, head)
+
+
+def _follows(place: Place, before: Place) -> bool:
+    position, k = before
+    return place in ((position, k + 1), (position + 1, 0))
 
 
 def _unsettled(record: Record) -> Record:
@@ -252,6 +289,7 @@ def run(config: Config) -> None:
     _drainer = Drainer(client, store, signer, config)
     shards = store.data_set().shards
     threading.Thread(target=_sweep_for_ever, args=(client, shards, _drainer.stopping), daemon=True).start()
+    sys.setswitchinterval(SWITCH_S)
     worker = _Worker([queue(client)], connection=client, serializer=JSONSerializer, log_job_description=False)
     worker.work(logging_level="WARNING")
     _drainer.finish(shards)

@@ -137,6 +137,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("series", "position", name=op.f("pk_entries")),
         sa.UniqueConstraint("series", "code", name=op.f("uq_entries_series_code")),
         sa.UniqueConstraint("series", "id", name=op.f("uq_entries_series_id")),
-        sqlite_with_rowid=False,
     )
     # ### end Alembic commands ###
