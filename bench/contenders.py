@@ -83,18 +83,23 @@ class Ours(Contender):
     redis_url: str
 
     def create_series(self, count: int) -> list[str]:
-        """Makes series, each with one entry: an API process reads a series when it first numbers in it."""
+        """Makes series, each with one entry."""
         series = [str(uuid.uuid4()) for _ in range(count)]
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(self._create, (series[number::4] for number in range(4))))
-        return series
-
-    def _create(self, series: Sequence[str]) -> None:
         with contextlib.closing(HTTPConnection("127.0.0.1", self.port)) as connection:
             for one in series:
-                path = f"/sequence/v1/series/{one}"
-                self.ask(connection, "PUT", path, b'{"prefix": "INV-", "padding": 6}')
-                self.ask(connection, "PUT", f"{path}/entries/{uuid.uuid4()}", b"{}")
+                self.ask(connection, "PUT", f"/sequence/v1/series/{one}", b'{"prefix": "INV-", "padding": 6}')
+        self.begin(series)
+        return series
+
+    def begin(self, series: Sequence[str]) -> None:
+        """Issues the first entry of series: an API process reads a series when it first numbers in it."""
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(self._begin, (series[number::8] for number in range(8))))
+
+    def _begin(self, series: Sequence[str]) -> None:
+        with contextlib.closing(HTTPConnection("127.0.0.1", self.port)) as connection:
+            for one in series:
+                self.ask(connection, "PUT", f"/sequence/v1/series/{one}/entries/{uuid.uuid4()}", b"{}")
 
     def ask(self, connection: HTTPConnection, method: str, path: str, body: bytes = b"") -> bytes:
         """Returns the body of an answer, which must be 200."""

@@ -86,7 +86,8 @@ def _multiply(parts: Parts, front: Front, count: int) -> tuple[list[str], float]
     """Returns series, each with one settled entry, and how many bytes of Redis one takes."""
     parts.settle()
     before = parts.redis_bytes()
-    series = front.create_series(count)
+    series = parts.copy_series(front, count)
+    front.begin(series)
     parts.settle()
     return series, (parts.redis_bytes() - before) / count
 

@@ -7,15 +7,21 @@ import json
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
+import sqlalchemy as sa
 
 from client import Load, run
 from contenders import PYTHON, UNLIMITED, Ours, answers, backlog, free_port
 from machine import process_cpu_s
+from seriatim.config import Config
+from seriatim.model import shard_of
+from seriatim.store import Store
+from seriatim.tables import companies, series
 from servers import Valkey, until
 
 OURS = ["-m", "seriatim"]
@@ -133,6 +139,24 @@ class Parts:
         while self.backlog() < count:
             run(front, series, load)
         return self.backlog()
+
+    def copy_series(self, front: Front, count: int) -> list[str]:
+        """Makes series by the thousand, which HTTP takes long for: rows like that of a series of the front's."""
+        (made,) = front.create_series(1)
+        store = Store(self.environment["SERIATIM_STORE_URL"])
+        copies = [str(uuid.uuid4()) for _ in range(count)]
+        with contextlib.closing(store), store.write() as connection:
+            row = dict(connection.execute(sa.select(series).where(series.c.id == made)).one()._mapping)  # noqa: SLF001 -- SQLAlchemy's public name for it
+            assert row["position"] == 0, "its first entry is settled"
+            row |= {"is_default": False, "loaded_epoch": None, "pk": None}
+            shards = Config().shards
+            rows = [
+                row | {"id": one, "ordinal": 1 + number, "shard": shard_of(one, shards)}
+                for number, one in enumerate(copies, row["ordinal"])
+            ]
+            connection.execute(sa.insert(series), rows)
+            connection.execute(sa.update(companies).values(series_made=companies.c.series_made + count))
+        return copies
 
     def redis_bytes(self) -> int:
         """Bytes that the Valkey takes, without what its connections and its log take at the moment."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +37,8 @@ class Database:
         self.sqlite = parsed.get_backend_name() == "sqlite"
         self.engine = sa.create_engine(parsed, **({} if self.sqlite else {"pool_pre_ping": True}))
         self.insert = sqlite_insert if self.sqlite else postgresql_insert
+        # Who finds SQLite busy sleeps, and ever longer; threads of one process need not.
+        self._writing = threading.Lock() if self.sqlite else nullcontext()
         if self.sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -55,6 +58,7 @@ class Database:
         """A transaction that commits at the end, and changes nothing when anything raises."""
         with (
             translated(),
+            self._writing,
             self.engine.connect().execution_options(writes=True) as connection,
             connection.begin(),
         ):
