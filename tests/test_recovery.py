@@ -317,14 +317,14 @@ def test_one_contradiction_halts_every_process(valkey: Valkey, store: Store) -> 
             valkey.client.delete(keyspace.outbox_key(_shard(store, series), series))
 
             # When one of them meets the damage
-            with pytest.raises(Halted, match="outbox holds 0 records instead of 1"):
+            with pytest.raises(Halted, match="outbox holds 0 items instead of 1"):
                 await one.ledger.put_entry(company, series, Wanted(new_id()))
 
             # Then both refuse every series at once, and the store keeps the reason
             with pytest.raises(Halted):
                 await other.ledger.put_entry(company, sound, Wanted(new_id()))
             assert store.data_set().state == "halted"
-        with pytest.raises(Halted, match="outbox holds 0 records"):
+        with pytest.raises(Halted, match="outbox holds 0 items"):
             meet(valkey, store)
 
     asyncio.run(run())

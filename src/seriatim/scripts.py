@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from functools import cache
@@ -24,13 +24,14 @@ import redis.exceptions
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.formats import Window, digits_max, rendering
 from seriatim.keyspace import (
+    Reading,
     claims_prefix,
     company_key,
     dirty_key,
+    entry,
     index_prefix,
+    item_records,
     outbox_key,
-    outbox_record,
-    outbox_records,
     series_key,
     shard_key,
     unpack_void,
@@ -43,7 +44,6 @@ from seriatim.model import (
     Place,
     Record,
     Series,
-    Skip,
     Standing,
     Void,
     Why,
@@ -313,12 +313,10 @@ async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, 
     reply = await _evaluate(client, "find", keys, standing, uuid_bytes(entry_id))
     match reply:
         case [b"found", position, record, voided]:
-            pairs = dict(zip(record[::2], record[1::2], strict=True))
-            kept = outbox_record(name, b"%d-0" % position, pairs) if pairs else None
-            assert not isinstance(kept, Skip | Void)  # they have no ids
+            kept = entry(name, position, record) if record else None
             return Found(position, kept, unpack_void(name, position, voided))
-        case [b"damaged"]:
-            raise Damaged(f"A bucket of the id index of series {name} is missing in Redis.")
+        case [b"damaged", what]:
+            raise Damaged(f"Redis has lost data of series {name}: {what.decode()}.")
         case [b"stale"]:
             raise Stale
         case _:
@@ -338,17 +336,21 @@ async def outbox_after(
     """Returns up to `limit` records of the outbox behind `place`.
 
     Raises:
-        Stale, Unavailable.
+        Stale, Damaged, Unavailable.
     """
-    pipeline = client.pipeline(transaction=False)
-    pipeline.hmget(shard_key(series.shard), ["epoch", "generation"])
-    pipeline.xrange(outbox_key(series.shard, series.id), f"({place[0]}-{place[1]}" if any(place) else "-", "+", limit)
-    pipeline.exists(voids_key(series))
-    async with answered():
-        under, raw, voids = await pipeline.execute()
-    if under != [standing.epoch.encode(), b"%d" % standing.generation]:
-        raise Stale
-    return Outbox(outbox_records(series.id, raw), bool(voids))
+    reading = Reading(series.id, place, limit)
+    while True:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.hmget(shard_key(series.shard), ["epoch", "generation"])
+        pipeline.xrange(outbox_key(series.shard, series.id), *reading.range())
+        pipeline.exists(voids_key(series))
+        async with answered():
+            under, items, voids = await pipeline.execute()
+        if under != [standing.epoch.encode(), b"%d" % standing.generation]:
+            raise Stale
+        reading.take(items)
+        if reading.ended:
+            return Outbox(reading.records[:limit], bool(voids))
 
 
 async def voids(client: redis.asyncio.Redis, series: Series, positions: Sequence[int]) -> dict[int, Void]:
@@ -410,11 +412,16 @@ async def outbox_entries(client: redis.asyncio.Redis, wanted: Sequence[tuple[Ser
     """Returns those of some entries, by series and position, that are in an outbox."""
     pipeline = client.pipeline(transaction=False)
     for series, position in wanted:
-        pipeline.xrange(outbox_key(series.shard, series.id), f"{position}-0", f"{position}-0")
+        pipeline.xrange(outbox_key(series.shard, series.id), f"{position}-0", "+", 1)
     async with answered():
         found = await pipeline.execute()
-    records = (outbox_records(series.id, raw) for (series, _), raw in zip(wanted, found, strict=True))
-    return [record for listed in records for record in listed if isinstance(record, Entry)]
+    return [
+        record
+        for (series, position), items in zip(wanted, found, strict=True)
+        for item in items
+        for record in item_records(series.id, item, position - 1)
+        if isinstance(record, Entry) and record.position == position
+    ]
 
 
 async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool, int]:
@@ -465,18 +472,26 @@ def settle(client: redis.Redis, standing: Standing, series: Series, upto: Place)
             raise Stale
 
 
-def outboxes(client: redis.Redis, shard: int, names: Sequence[str], limit: int) -> dict[str, list[Record]]:
-    """Returns the first records of some outboxes of a shard, about `limit` in all, by the ids of their series.
+def outboxes(client: redis.Redis, shard: int, after: Mapping[str, Place], limit: int) -> dict[str, list[Record]]:
+    """Returns records of some outboxes of a shard behind a place of each series, by the ids of the series.
+
+    They are about `limit` in all: runs are not divided. (0, 0) is the place before the first record.
 
     Raises:
         Unavailable.
+        Damaged: a run is not whole.
     """
-    pipeline = client.pipeline(transaction=False)
-    for name in names:
-        pipeline.xrange(outbox_key(shard, name), count=max(1, limit // len(names)))
-    with translated():
-        replies = pipeline.execute()
-    return {name: outbox_records(name, raw) for name, raw in zip(names, replies, strict=True)}
+    share = max(1, limit // len(after))
+    readings = [Reading(name, place, share) for name, place in after.items()]
+    while asking := [reading for reading in readings if not reading.ended]:
+        pipeline = client.pipeline(transaction=False)
+        for reading in asking:
+            pipeline.xrange(outbox_key(shard, reading.series_id), *reading.range())
+        with translated():
+            replies = pipeline.execute()
+        for reading, items in zip(asking, replies, strict=True):
+            reading.take(items)
+    return {reading.series_id: reading.records for reading in readings}
 
 
 def install(client: redis.Redis, standing: Standing, series: Series, *, opened: bool) -> bool:

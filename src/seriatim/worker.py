@@ -128,7 +128,7 @@ class Drainer:
         if not dirty:
             return False
         # Read the outboxes first: what another worker settles meanwhile is then not taken for a gap.
-        outboxes = scripts.outboxes(self.client, shard, dirty, SLICE_RECORDS_MAX)
+        outboxes = scripts.outboxes(self.client, shard, dict.fromkeys(dirty, (0, 0)), SLICE_RECORDS_MAX)
         known = self._store.series_by_ids(dirty)
         slices: list[Slice] = []
         done: list[tuple[Series, Place]] = []
