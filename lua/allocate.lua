@@ -50,13 +50,16 @@
 --   {'backlog'}                the shard's outboxes are full
 --   {'damaged', what}          keys of the series contradict one another
 
--- An entry in the outbox has one field, e: its id (16 bytes), fingerprint (8 bytes), and then, with NULs between, its
--- time (ms), date, numbers, code, 1 if claimed, signature, meta, and the id of the entry before or nothing.
+-- The entries that a call issues in a series go into the outbox as runs: an item whose id is the position of its last
+-- entry, with k = 0, and whose one field, e, has the records of up to RUN_MAX entries, each behind its length (4
+-- bytes). A record is an entry's id (16 bytes), fingerprint (8 bytes), and then, with NULs between, its time (ms),
+-- date, numbers, code, 1 if claimed, signature, meta, and the id of the entry before or nothing.
 
 -- @include index.lua
 -- @include series.lua
 
 local text = series.text
+local RUN_MAX = 32
 local ACCEPTED = { issued = true, replayed = true, settled = true }
 local KEPT = '^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z%Z*%z(.*)$'
 
@@ -84,19 +87,19 @@ local function read_state(group, key)
   return state
 end
 
-local function replay(state, position, fingerprint, known)
+local function replay(state, id, position, fingerprint, known)
   if fingerprint ~= known then
     return { 'conflict', position }
   end
   local void = redis.call('HGET', state.prefix .. ':voids', text(position)) or ''
-  local found = redis.call('XRANGE', state.outbox, text(position) .. '-0', text(position) .. '-0')
-  if not found[1] then
-    if position > state.settled then
-      return { 'damaged', 'entry ' .. text(position) .. ' is neither in the outbox nor settled' }
-    end
+  if position <= state.settled then
     return { 'settled', position, void }
   end
-  local created, date, numbers, code, claimed, signature, previous = string.match(found[1][2][2], KEPT, 25)
+  local record = series.record(state.outbox, position, id)
+  if not record then
+    return { 'damaged', 'entry ' .. text(position) .. ' is neither in the outbox nor settled' }
+  end
+  local created, date, numbers, code, claimed, signature, previous = string.match(record, KEPT, 25)
   return { 'replayed', position, numbers, code, tonumber(created), date, previous, signature, void,
     claimed == '1' and 1 or 0 }
 end
@@ -173,7 +176,7 @@ local function answer(state, rendering, id, fingerprint, meta, signature)
     return { 'damaged', 'a bucket of the id index is missing' }
   elseif value then
     local known, position = index.unpack(value)
-    return replay(state, position, fingerprint, known)
+    return replay(state, id, position, fingerprint, known)
   end
   return refusal(state, rendering[1]) or issue(state, rendering, id, fingerprint, meta, signature)
 end
@@ -193,14 +196,29 @@ local function forget(state)
   end
 end
 
+-- Adds the entries to the outbox; answers how many items they make.
+local function append(state)
+  local entries, items = state.entries, 0
+  for first = 1, #entries, RUN_MAX do
+    local last, run = math.min(first + RUN_MAX - 1, #entries), {}
+    for i = first, last do
+      run[#run + 1] = struct.pack('>I4', #entries[i].record)
+      run[#run + 1] = entries[i].record
+    end
+    redis.call('XADD', state.outbox, text(entries[last].position) .. '-0', 'e', table.concat(run))
+    items = items + 1
+  end
+  return items
+end
+
 local function write(state, id)
+  local items = state.items + append(state)
   for _, entry in ipairs(state.entries) do
-    redis.call('XADD', state.outbox, text(entry.position) .. '-0', 'e', entry.record)
     index.add(state.ids, entry.id, index.pack(entry.fingerprint, entry.position))
   end
   local changes = { 'position', text(state.position), 'after', '0', 'last_id', state.last_id, 'last_date',
     state.last_date, 'last_number', text(state.last_number), 'last_time', state.now_text,
-    'records', text(state.records + #state.entries), 'claims', text(state.claims) }
+    'items', text(items), 'claims', text(state.claims) }
   for field, value in pairs(state.raised) do
     table.insert(changes, field)
     table.insert(changes, text(value))

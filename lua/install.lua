@@ -25,7 +25,7 @@ if not version then
     return 'missing'
   end
   redis.call('HSET', KEYS[2], 'version', ARGV[3], 'open', '0', 'active', ARGV[4], 'position', '0',
-    'after', '0', 'last_time', '0', 'settled', '0', 'records', '0', 'claims', '0')
+    'after', '0', 'last_time', '0', 'settled', '0', 'items', '0', 'notes', '0', 'claims', '0')
   redis.call('HSET', KEYS[4], '', '')
   return 'ok'
 end

@@ -36,22 +36,36 @@ end
 -- Reads a series and cross-checks its outbox. Answers its state; or nothing, and the reply that refuses requests.
 function series.read(key, outbox, prefix, clock_ms)
   local h = redis.call('HMGET', key, 'version', 'open', 'active', 'changing', 'position', 'after', 'last_date',
-    'last_id', 'last_time', 'records', 'settled', 'claims')
+    'last_id', 'last_time', 'items', 'settled', 'claims', 'notes')
   local length = redis.call('XLEN', outbox)
   local top = redis.call('XREVRANGE', outbox, '+', '-', 'COUNT', 1)[1]
   if not h[1] or h[2] ~= '1' then
     return nil, { 'unloaded' }
   elseif length ~= tonumber(h[10]) then
-    return nil, { 'damaged', 'the outbox holds ' .. length .. ' records instead of ' .. h[10] }
+    return nil, { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. h[10] }
   elseif top and top[1] ~= h[5] .. '-' .. h[6] then
     return nil, { 'damaged', 'the outbox ends at ' .. top[1] .. ', the series at ' .. h[5] .. '-' .. h[6] }
   end
   return {
     key = key, outbox = outbox, prefix = prefix, clock_ms = clock_ms, version = tonumber(h[1]), active = h[3] == '1',
     changing = tonumber(h[4] or nil), position = tonumber(h[5]), after = tonumber(h[6]), last_date = h[7] or '',
-    last_id = h[8] or '', now = math.max(clock_ms, tonumber(h[9])), records = length, settled = tonumber(h[11]),
-    claims = tonumber(h[12]),
+    last_id = h[8] or '', now = math.max(clock_ms, tonumber(h[9])), items = length, settled = tonumber(h[11]),
+    claims = tonumber(h[12]), notes = tonumber(h[13]),
   }
+end
+
+-- The record of an entry, given its position and id, if it is whole in the outbox. A skip or a void cannot stand inside
+-- a run, so that of the entry is the first item that does not end before its position.
+function series.record(outbox, position, id)
+  local item = redis.call('XRANGE', outbox, series.text(position) .. '-0', '+', 'COUNT', 1)[1]
+  local run, at = item and item[2][2] or '', 1
+  while at + 19 <= #run do
+    local bytes, found = struct.unpack('>I4c16', run, at)
+    if found == id and at + 3 + bytes <= #run then
+      return string.sub(run, at + 4, at + 3 + bytes)
+    end
+    at = at + 4 + bytes
+  end
 end
 
 -- Takes the rules that a caller computed for a local day, and reads the counters that its renderings name.
@@ -110,8 +124,8 @@ function series.append(state, shard, dirty, backlog, id, fields)
   local was_dirty = redis.call('SCARD', dirty) > 0
   local after = series.text(state.after + 1)
   redis.call('XADD', state.outbox, series.text(state.position) .. '-' .. after, unpack(fields))
-  redis.call('HSET', state.key, 'after', after, 'records', series.text(state.records + 1), 'last_time',
-    series.text(state.now))
+  redis.call('HSET', state.key, 'after', after, 'items', series.text(state.items + 1), 'notes',
+    series.text(state.notes + 1), 'last_time', series.text(state.now))
   redis.call('SADD', dirty, id)
   redis.call('HSET', shard, 'backlog', series.text(backlog + 1))
   return was_dirty and 0 or 1

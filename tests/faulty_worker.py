@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import Any
 
-from seriatim import scripts, worker
+from seriatim import outbox, scripts, worker
 from seriatim.config import read
 from seriatim.store import Store
 from seriatim.worker import Drainer
@@ -36,8 +36,8 @@ def after(function: Any, calls: int) -> Any:
 
 
 POINTS: dict[str, tuple[Any, str, Any]] = {
-    "before reading": (scripts, "outboxes", die),
-    "after reading": (scripts, "outboxes", after(scripts.outboxes, 1)),
+    "before reading": (outbox, "records_of", die),
+    "after reading": (outbox, "records_of", after(outbox.records_of, 1)),
     "while signing": (Drainer, "_sign", after(Drainer._sign, 2)),
     "before commit": (Store, "commit", die),
     "inside the transaction": (Store, "_commit_slice", after(Store._commit_slice, 2)),

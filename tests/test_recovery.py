@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -222,6 +223,34 @@ def test_a_server_that_lost_part_of_a_series_is_refused(valkey: Valkey, store: S
         meet(valkey, store)
 
 
+@pytest.mark.parametrize(("what", "reason"), [("byte", "cut short"), ("record", "between 0 and 6 are in neither")])
+def test_a_server_that_lost_part_of_a_run_is_refused(valkey: Valkey, store: Store, what: str, reason: str) -> None:
+    async def issue_together() -> str:
+        async with running_front(make_config(valkey, store.engine.url.render_as_string(hide_password=False))) as front:
+            series = await make_series(front, company)
+            for _ in range(2):
+                await front.ledger.put_batch(company, series, [Wanted(new_id()) for _ in range(3)])
+            return series
+
+    # Given two runs of entries that wait
+    company = store.create_company(new_id(), "test").id
+    series = asyncio.run(issue_together())
+    outbox = keyspace.outbox_key(_shard(store, series), series)
+
+    # When the first loses its last byte or its first record
+    (_, first), (_, second) = cast("list[tuple[bytes, dict[bytes, bytes]]]", valkey.client.xrange(outbox))
+    run = first[b"e"]
+    valkey.client.delete(outbox)
+    valkey.client.xadd(outbox, {"e": run[:-1] if what == "byte" else run[4 + int.from_bytes(run[:4]) :]}, id="3-0")
+    valkey.client.xadd(outbox, {"e": second[b"e"]}, id="6-0")
+    valkey.kill()
+    valkey.start()
+
+    # Then nothing may be allocated, in any series
+    with pytest.raises(Halted, match=f"series {series}.*{reason}"):
+        meet(valkey, store)
+
+
 def test_a_server_of_another_store_is_refused(valkey: Valkey, store: Store, directory: Path) -> None:
     # Given a server that works for one store
     meet(valkey, store)
@@ -317,14 +346,14 @@ def test_one_contradiction_halts_every_process(valkey: Valkey, store: Store) -> 
             valkey.client.delete(keyspace.outbox_key(_shard(store, series), series))
 
             # When one of them meets the damage
-            with pytest.raises(Halted, match="outbox holds 0 records instead of 1"):
+            with pytest.raises(Halted, match="outbox holds 0 items instead of 1"):
                 await one.ledger.put_entry(company, series, Wanted(new_id()))
 
             # Then both refuse every series at once, and the store keeps the reason
             with pytest.raises(Halted):
                 await other.ledger.put_entry(company, sound, Wanted(new_id()))
             assert store.data_set().state == "halted"
-        with pytest.raises(Halted, match="outbox holds 0 records"):
+        with pytest.raises(Halted, match="outbox holds 0 items"):
             meet(valkey, store)
 
     asyncio.run(run())

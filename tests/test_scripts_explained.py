@@ -13,6 +13,7 @@ from seriatim import keyspace, scripts
 from seriatim.errors import Damaged, Halted, Stale
 from seriatim.formats import Window
 from seriatim.model import Defaults, Entry, Series, Skip, Standing, Void, Why
+from seriatim.outbox import records_of
 from stack import Valkey, new_id
 
 WHY = Why("because", "somebody")
@@ -80,7 +81,7 @@ def install(server: Valkey, given: Defaults) -> None:
 
 
 def records(server: Valkey, series: Series) -> list[Any]:
-    return scripts.outboxes(server.client, SHARD, {series.id: (0, 0)}, 1000)[series.id]
+    return records_of(server.client, SHARD, {series.id: (0, 0)}, 1000)[series.id]
 
 
 def test_records_follow_the_last_entry_in_order(server: Valkey) -> None:
@@ -175,7 +176,14 @@ def test_a_refusal_writes_nothing(server: Valkey, refused: str) -> None:
     assert server.dump() == before
 
 
+def replace_last(server: Valkey, series: Series) -> None:
+    outbox = keyspace.outbox_key(SHARD, series.id)
+    server.client.xdel(outbox, "3-0")
+    server.client.xadd(outbox, {"w": "void"}, id="3-1")
+
+
 DAMAGE: dict[str, Callable[[Valkey, Series], Any]] = {
+    "the last record replaced": replace_last,
     "a record lost": lambda server, series: server.client.xdel(keyspace.outbox_key(SHARD, series.id), "2-0"),
     "the last record lost": lambda server, series: server.client.xdel(keyspace.outbox_key(SHARD, series.id), "3-0"),
     "a record added": lambda server, series: server.client.xadd(
@@ -189,7 +197,8 @@ def test_a_damaged_outbox_takes_no_more_records(server: Valkey, damage: str) -> 
     # Given a series whose outbox is not what its hash says
     series = opened(server, make_series())
     ids = [new_id() for _ in range(3)]
-    allocate(server, group(series, ids))
+    for one in ids:
+        allocate(server, group(series, [one]))
     DAMAGE[damage](server, series)
     before = server.dump()
 

@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from core import drain_all, make_config, make_drainer, make_series, running_front
+from core import SHARDS, drain_all, make_config, make_drainer, make_series, running_front
 from faulty_worker import POINTS
-from seriatim import keyspace, worker
+from seriatim import keyspace, scripts, worker
 from seriatim.errors import Damaged, Stale
 from seriatim.ledger import Wanted
 from seriatim.model import Entry
@@ -174,6 +174,29 @@ def test_the_store_refuses_a_worker_that_is_behind(valkey: Valkey, store: Store)
     with pytest.raises(Damaged, match="holds already"):
         store.commit(standing, [replace(part, series=moved)])
     assert len(store.entries_after(moved, 0, 100)) == 5
+
+
+def test_a_store_that_ends_inside_a_run_goes_on_from_there(valkey: Valkey, store: Store) -> None:
+    # Given entries that were issued together, of which the store has the first two, and once the outbox was told so
+    told = asyncio.run(issue(valkey, store, entries=5))
+    drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
+    settled, *_ = told
+    for name, entries in told.items():
+        series = store.series(name)
+        assert series is not None
+        store.commit(drainer._meet(), [drainer._sign(series, entries[:2])])
+        if name == settled:
+            assert scripts.settle(valkey.client, drainer._meet(), series, (2, 0)) == 3
+
+    # When the server is met again after a restart, and a worker drains
+    valkey.kill()
+    valkey.start()
+    drain_all(make_drainer(valkey, store, make_config(valkey, url_of(store))))
+
+    # Then the store has the others, too, and nothing waits
+    check(store, told)
+    assert not list(valkey.client.scan_iter("*:outbox:*"))
+    assert scripts.backlog(valkey.client, SHARDS) == 0
 
 
 def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(valkey: Valkey, store: Store) -> None:

@@ -5,11 +5,13 @@ Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys
     {s017}:shard               hash: epoch, generation, backlog; halted with its reason when allocation is stopped
     {s017}:dirty               set: ids of the series whose outbox holds records
     {s017}:series:<id>         hash: version, open, active, changing, position, after (k of the last record), last_id,
-                               last_date, last_number, last_time, settled, records, claims, and the counters, such as
-                               inc or incYearly:2026
-    {s017}:outbox:<id>         stream of records, ids <position>-<k>; of an entry one field, e, see allocate.lua; of a
-                               skip and a void: w which of the two, t created (ms), r reason, u actor, and n counter,
-                               a from, b to; or v the voided position
+                               last_date, last_number, last_time, settled, items of the outbox, notes (how many of
+                               them are skips and voids), claims, and the counters, such as inc or incYearly:2026
+    {s017}:outbox:<id>         stream of items. A run is an item of entries that were issued together: its id is
+                               <position of the last one>-0, its one field e holds their records, see allocate.lua.
+                               A skip or a void is an item of its own, <position>-<k>, k >= 1, with the fields w which
+                               of the two, t created (ms), r reason, u actor, and n counter, a from, b to; or v the
+                               voided position. Positions of a run are taken at once: nothing stands inside it
     {s017}:ids:<id>:<bucket>   hash: the id index, see index.lua
     {s017}:ids:<id>:voids      hash: voided position -> msgpack, see void.lua
     {s017}:company:<id>        hash: version, open, changing, claims, and default:<type>, the bytes of a series' id
@@ -18,12 +20,17 @@ Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from seriatim.errors import Damaged
 from seriatim.formats import counted
 from seriatim.model import Counted, Entry, Record, Series, Skip, Void, uuid_text
+
+RUN_MAX = 32
+"""How many entries an item holds at most, as allocate.lua has it."""
 
 
 def shard_key(shard: int) -> str:
@@ -66,11 +73,7 @@ def voids_key(series: Series) -> str:
     return f"{index_prefix(series.shard, series.id)}:voids"
 
 
-def outbox_record(series_id: str, stream_id: bytes, fields: dict[bytes, bytes]) -> Record:
-    """Returns the record of an outbox."""
-    position, k = map(int, stream_id.split(b"-"))
-    if k == 0:
-        return _entry(series_id, position, fields[b"e"])
+def _note(series_id: str, position: int, k: int, fields: dict[bytes, bytes]) -> Skip | Void:
     said = (fields[b"r"].decode(), fields[b"u"].decode(), int(fields[b"t"]))
     if fields[b"w"] == b"void":
         return Void(series_id, position, k, int(fields[b"v"]), *said)
@@ -78,7 +81,8 @@ def outbox_record(series_id: str, stream_id: bytes, fields: dict[bytes, bytes]) 
     return Skip(series_id, position, k, counter, period, int(fields[b"a"]), int(fields[b"b"]), *said)
 
 
-def _entry(series_id: str, position: int, record: bytes) -> Entry:
+def entry(series_id: str, position: int, record: bytes) -> Entry:
+    """Returns an entry from its record in a run."""
     created, date, count, code, claimed, sig, meta, previous = record[24:].split(b"\0", 7)
     return Entry(
         series=series_id,
@@ -115,6 +119,25 @@ def numbers(text: bytes) -> tuple[Counted, ...]:
     return tuple(counted(field, int(value)) for field, _, value in pairs)
 
 
-def outbox_records(series_id: str, raw: Any) -> list[Record]:
-    """Returns the records of an XRANGE over an outbox."""
-    return [outbox_record(series_id, stream_id, fields) for stream_id, fields in raw]
+def item_records(series_id: str, item: Any, after: int = 0) -> Sequence[Record]:
+    """Returns the records of an item; of a run, the entries behind position `after`.
+
+    Raises:
+        Damaged: the run is not whole.
+    """
+    stream_id, fields = item
+    position, k = map(int, stream_id.split(b"-"))
+    if k:
+        return [_note(series_id, position, k, fields)]
+    run = fields[b"e"]
+    records = []
+    at = 0
+    while at < len(run):
+        start = at + 4
+        at = start + int.from_bytes(run[at:start])
+        records.append(run[start:at])
+    if at != len(run) or not records:
+        raise Damaged(f"The run of entries up to {position} in the outbox of series {series_id} is cut short.")
+    before = position - len(records)
+    skipped = max(0, after - before)
+    return [entry(series_id, at, record) for at, record in enumerate(records[skipped:], before + skipped + 1)]

@@ -34,8 +34,8 @@ from seriatim.model import (
     uuid_bytes,
     uuid_text,
 )
+from seriatim.outbox import Outbox, entries_at, records_after
 from seriatim.report import Line, Report
-from seriatim.scripts import Outbox
 from seriatim.store import Store
 
 T = TypeVar("T")
@@ -349,7 +349,7 @@ class Ledger:
         waiting: list[Entry] = []
         try:
             self._gate.require()
-            waiting = await scripts.outbox_entries(self._client, wanted)
+            waiting = await entries_at(self._client, wanted)
         except Unavailable as error:
             refused = error
         found = {entry.series: entry for entry in waiting}
@@ -447,7 +447,7 @@ class Ledger:
             self._gate.require()
         except Halted:  # reads go on with what the store holds
             return Outbox([], voids=False)
-        return await self._met(lambda standing: scripts.outbox_after(self._client, standing, series, place, limit))
+        return await self._met(lambda standing: records_after(self._client, standing, series, place, limit))
 
     async def _met(self, ask: Callable[[Standing], Awaitable[T]]) -> T:
         """Asks Redis, again when another server answers, which is then met."""

@@ -219,6 +219,12 @@ class Standing(msgspec.Struct, frozen=True):
     generation: int
 
 
+def follows(before: Place, place: Place) -> bool:
+    """Returns whether a record's place is one right behind another's."""
+    position, k = before
+    return place in ((position, k + 1), (position + 1, 0))
+
+
 def place_text(place: Place) -> str:
     """Returns a place for people: the position alone, or `5-2` for the second record after entry 5."""
     position, k = place

@@ -19,7 +19,7 @@ import structlog
 from seriatim import keyspace, scripts
 from seriatim.allocator import CLOCK_SKEW_MS_MAX, Gate
 from seriatim.errors import Halted, Stale, Unavailable
-from seriatim.model import Place, Series, Standing, place_text, shard_of
+from seriatim.model import Series, Standing, place_text, shard_of
 from seriatim.store import DataSet, Store
 
 log = structlog.stdlib.get_logger(__name__)
@@ -165,7 +165,7 @@ def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Ser
         pipeline = client.pipeline(transaction=False)
         for one in some:
             outbox = keyspace.outbox_key(one.shard, one.id)
-            pipeline.hmget(keyspace.series_key(one.shard, one.id), ["position", "after", "records"])
+            pipeline.hmget(keyspace.series_key(one.shard, one.id), ["position", "after", "items"])
             pipeline.xlen(outbox)
             pipeline.xrange(outbox, count=1)
             pipeline.xrevrange(outbox, count=1)
@@ -182,21 +182,17 @@ def _behind(one: Series, replies: Sequence[Any]) -> str | None:
     counts, length, first, last, indexed = replies
     if None in counts or not indexed:
         return "the series is missing"
-    position, after, records = map(int, counts)
+    position, after, items = map(int, counts)
     if (position, after) < one.place:
         return f"it stands at {place_text((position, after))}, the store at {place_text(one.place)}"
-    if length != records:
-        return f"its outbox holds {length} records instead of {records}"
+    if length != items:
+        return f"its outbox holds {length} items instead of {items}"
     if (position, after) == one.place:
         return None
-    if not first or _place(first) > (one.position + 1, 0) or _place(last) != (position, after):
+    ends = [keyspace.item_records(one.id, items[0]) for items in (first, last) if items]
+    if not ends or ends[0][0].place > (one.position + 1, 0) or ends[-1][-1].place != (position, after):
         return f"records between {place_text(one.place)} and {place_text((position, after))} are in neither"
     return None
-
-
-def _place(records: Any) -> Place:
-    position, k = records[0][0].split(b"-")
-    return int(position), int(k)
 
 
 def check_claims(client: redis.Redis, data: DataSet, all_series: Sequence[Series], companies: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from functools import cache
@@ -28,10 +28,9 @@ from seriatim.keyspace import (
     claims_prefix,
     company_key,
     dirty_key,
+    entry,
     index_prefix,
     outbox_key,
-    outbox_record,
-    outbox_records,
     series_key,
     shard_key,
     unpack_void,
@@ -42,9 +41,7 @@ from seriatim.model import (
     Entry,
     Numbering,
     Place,
-    Record,
     Series,
-    Skip,
     Standing,
     Void,
     Why,
@@ -314,42 +311,14 @@ async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, 
     reply = await _evaluate(client, "find", keys, standing, uuid_bytes(entry_id))
     match reply:
         case [b"found", position, record, voided]:
-            pairs = dict(zip(record[::2], record[1::2], strict=True))
-            kept = outbox_record(name, b"%d-0" % position, pairs) if pairs else None
-            assert not isinstance(kept, Skip | Void)  # they have no ids
+            kept = entry(name, position, record) if record else None
             return Found(position, kept, unpack_void(name, position, voided))
-        case [b"damaged"]:
-            raise Damaged(f"A bucket of the id index of series {name} is missing in Redis.")
+        case [b"damaged", what]:
+            raise Damaged(f"Redis has lost data of series {name}: {what.decode()}.")
         case [b"stale"]:
             raise Stale
         case _:
             return None
-
-
-class Outbox(msgspec.Struct, frozen=True):
-    """Records that the store may lack, in order, and whether entries of the series are void."""
-
-    records: list[Record]
-    voids: bool
-
-
-async def outbox_after(
-    client: redis.asyncio.Redis, standing: Standing, series: Series, place: Place, limit: int
-) -> Outbox:
-    """Returns up to `limit` records of the outbox behind `place`.
-
-    Raises:
-        Stale, Unavailable.
-    """
-    pipeline = client.pipeline(transaction=False)
-    pipeline.hmget(shard_key(series.shard), ["epoch", "generation"])
-    pipeline.xrange(outbox_key(series.shard, series.id), f"({place[0]}-{place[1]}" if any(place) else "-", "+", limit)
-    pipeline.exists(voids_key(series))
-    async with answered():
-        under, raw, voids = await pipeline.execute()
-    if under != [standing.epoch.encode(), b"%d" % standing.generation]:
-        raise Stale
-    return Outbox(outbox_records(series.id, raw), bool(voids))
 
 
 async def voids(client: redis.asyncio.Redis, series: Series, positions: Sequence[int]) -> dict[int, Void]:
@@ -407,17 +376,6 @@ def _standings(fields: Sequence[str], row: list[bytes | None]) -> Standings | No
     return Standings((int(position), int(after or 0)), int(number or 0), last, int(reached_ms or 0), values)
 
 
-async def outbox_entries(client: redis.asyncio.Redis, wanted: Sequence[tuple[Series, int]]) -> list[Entry]:
-    """Returns those of some entries, by series and position, that are in an outbox."""
-    pipeline = client.pipeline(transaction=False)
-    for series, position in wanted:
-        pipeline.xrange(outbox_key(series.shard, series.id), f"{position}-0", f"{position}-0")
-    async with answered():
-        found = await pipeline.execute()
-    records = (outbox_records(series.id, raw) for (series, _), raw in zip(wanted, found, strict=True))
-    return [record for listed in records for record in listed if isinstance(record, Entry)]
-
-
 async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool, int]:
     """Returns the last values of a series' counters, by field, whether it has entries, and its last record's time."""
     async with answered():
@@ -471,26 +429,6 @@ def settle(client: redis.Redis, standing: Standing, series: Series, upto: Place)
             raise Damaged(f"Series {name} cannot be settled: {what.decode()}.")
         case _:
             raise Stale
-
-
-def outboxes(client: redis.Redis, shard: int, after: Mapping[str, Place], limit: int) -> dict[str, list[Record]]:
-    """Returns records of some outboxes of a shard, about `limit` in all, by the ids of their series.
-
-    Args:
-        client: the server's.
-        shard: whose.
-        after: the series' ids, each with the place behind which to read.
-        limit: how many.
-
-    Raises:
-        Unavailable.
-    """
-    pipeline = client.pipeline(transaction=False)
-    for name, (position, k) in after.items():
-        pipeline.xrange(outbox_key(shard, name), f"({position}-{k}", count=max(1, limit // len(after)))
-    with translated():
-        replies = pipeline.execute()
-    return {name: outbox_records(name, raw) for name, raw in zip(after, replies, strict=True)}
 
 
 def install(client: redis.Redis, standing: Standing, series: Series, *, opened: bool) -> bool:

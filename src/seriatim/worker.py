@@ -26,10 +26,10 @@ from redis.exceptions import LockError
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 
-from seriatim import keyspace, recovery, scripts, signing
+from seriatim import keyspace, outbox, recovery, scripts, signing
 from seriatim.config import Config
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
-from seriatim.model import COUNTER_MAX, Entry, Place, Record, Series, Standing, place_text
+from seriatim.model import COUNTER_MAX, Entry, Record, Series, Standing, follows, place_text
 from seriatim.signing import Signer
 from seriatim.store import Slice, Store
 
@@ -156,13 +156,13 @@ class Drainer:
         new = [name for name in dirty if name not in ahead]
         places = {name: (0, 0) if name in new else ahead[name].place for name in dirty}
         # Read the outboxes first: what another worker settles meanwhile is then not taken for a gap.
-        outboxes = scripts.outboxes(self.client, shard, places, SLICE_RECORDS_MAX)
+        outboxes = outbox.records_of(self.client, shard, places, SLICE_RECORDS_MAX)
         ahead |= self._store.series_by_ids(new)
         signed = _Signed(standing, [], [])
         for name, records in outboxes.items():
             if name not in ahead:
                 raise Damaged(f"Redis holds records of series {name}, which the store does not know.")
-            if name not in new and records and not _follows(records[0].place, ahead[name].place):
+            if name not in new and records and not follows(ahead[name].place, records[0].place):
                 raise Stale  # another worker has gone on from there
             fresh = self._fresh(ahead[name], records)
             if fresh:
@@ -195,7 +195,7 @@ class Drainer:
                 raise Damaged(f"Redis and the store hold different records of series {series.id}.")
         place = series.place
         for record in fresh:
-            if not _follows(record.place, place):
+            if not follows(place, record.place):
                 goes_on, ends = place_text(record.place), place_text(place)
                 raise Damaged(f"The outbox of series {series.id} goes on at {goes_on}, the store ends at {ends}.")
             place = record.place
@@ -210,11 +210,6 @@ class Drainer:
             head = signing.digest(receipt.encode())
             signed.append(msgspec.structs.replace(record, receipt=receipt))
         return Slice(series, genesis, signed, head)
-
-
-def _follows(place: Place, before: Place) -> bool:
-    position, k = before
-    return place in ((position, k + 1), (position + 1, 0))
 
 
 def _unsettled(record: Record) -> Record:
