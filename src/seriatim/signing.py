@@ -23,14 +23,16 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 
 from seriatim.errors import ConfigError
-from seriatim.model import Entry, Record, Series, Void, timestamp
+from seriatim.model import Counted, Entry, Record, Series, Skip, Void, timestamp
 
 TYPE = "seriatim-receipt"
+VERSION = 1
 ALGORITHMS = ("ES256", "Ed25519")
 ES256 = ECDSA(SHA256())
 
 _KEY_ADVICE = "Restore it from a backup, or name another with SERIATIM_SIGNING_KEY."
 
+_encode = msgspec.json.Encoder().encode
 _canonical = msgspec.json.Encoder(order="sorted").encode
 """Canonical JSON: all keys here are ASCII and all numbers integers below 2^53, where msgspec and RFC 8785 agree."""
 
@@ -48,7 +50,7 @@ def genesis(series: Series) -> bytes:
     """Returns the canonical definition of a series, frozen at its first allocation: what its chain begins with."""
     numbering = msgspec.structs.asdict(series.numbering) | {"start": series.numbering.first}
     definition: dict[str, Any] = {
-        "v": 1,
+        "v": VERSION,
         "kind": "genesis",
         "series": series.id,
         "company": series.company,
@@ -58,42 +60,74 @@ def genesis(series: Series) -> bytes:
     return _canonical(definition | {name: value for name, value in numbering.items() if value is not None})
 
 
-def claims(record: Record) -> dict[str, Any]:
-    """Returns what a receipt says of a record itself; `payload` adds the issuer and the link."""
-    said: dict[str, Any] = {
-        "v": 1,
-        "series": record.series,
-        "position": record.position,
-        "created_at": timestamp(record.created_at),
-    }
-    if isinstance(record, Entry):
-        return said | _entry_claims(record)
-    said |= {"k": record.k, "reason": record.reason, "actor": record.actor}
-    if isinstance(record, Void):
-        return said | {"kind": "void", "voids": record.voids}
-    counted = {"counter": record.counter, "period": record.period}
-    return said | counted | {"kind": "skip", "from": record.first, "to": record.last}
+class _EntryClaims(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """What the receipt of an entry says. The fields stand as RFC 8785 sorts them."""
 
-
-def _entry_claims(entry: Entry) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        "kind": "entry",
-        "id": entry.id,
-        "code": entry.code,
-        "numbers": [{"counter": n.counter, "period": n.period, "value": n.value} for n in entry.numbers],
-        "date": entry.date,
-        "meta_sha256": digest(entry.meta),
-    }
-    if entry.previous_id is not None:
-        said["previous_id"] = entry.previous_id
-    if entry.sig is not None:
-        said["sig_sha256"] = digest(entry.sig.encode())
-    return said
+    code: str
+    created_at: str
+    date: str
+    id: str
+    iss: str
+    kind: str
+    meta_sha256: str
+    numbers: tuple[Counted, ...]
+    position: int
+    prev: str
+    previous_id: str | None = None
+    series: str
+    sig_sha256: str | None = None
+    v: int
 
 
 def payload(record: Record, issuer: str, prev: str) -> bytes:
     """Returns the payload of a record's receipt: canonical JSON."""
-    return _canonical(claims(record) | {"iss": issuer, "prev": prev})
+    if isinstance(record, Entry):
+        return _encode(_entry_claims(record, issuer, prev))
+    return _canonical(_note_claims(record) | {"iss": issuer, "prev": prev})
+
+
+def claims(record: Record) -> dict[str, Any]:
+    """Returns what a receipt says of a record itself; `payload` has the issuer and the link beside it."""
+    if not isinstance(record, Entry):
+        return _note_claims(record)
+    said: dict[str, Any] = msgspec.json.decode(payload(record, "", ""))
+    del said["iss"], said["prev"]
+    return said
+
+
+def _entry_claims(entry: Entry, issuer: str, prev: str) -> _EntryClaims:
+    return _EntryClaims(
+        code=entry.code,
+        created_at=timestamp(entry.created_at),
+        date=entry.date,
+        id=entry.id,
+        iss=issuer,
+        kind="entry",
+        meta_sha256=digest(entry.meta),
+        numbers=entry.numbers,
+        position=entry.position,
+        prev=prev,
+        previous_id=entry.previous_id,
+        series=entry.series,
+        sig_sha256=None if entry.sig is None else digest(entry.sig.encode()),
+        v=VERSION,
+    )
+
+
+def _note_claims(note: Skip | Void) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "v": VERSION,
+        "series": note.series,
+        "position": note.position,
+        "k": note.k,
+        "created_at": timestamp(note.created_at),
+        "reason": note.reason,
+        "actor": note.actor,
+    }
+    if isinstance(note, Void):
+        return said | {"kind": "void", "voids": note.voids}
+    counted = {"counter": note.counter, "period": note.period}
+    return said | counted | {"kind": "skip", "from": note.first, "to": note.last}
 
 
 class Signer:
@@ -130,9 +164,9 @@ class Signer:
         return (b"%b.%b" % (signed, _base64(self._signature(signed)))).decode()
 
     def _signature(self, data: bytes) -> bytes:
-        if isinstance(self._private, Ed25519PrivateKey):
-            return self._private.sign(data)
-        r, s = decode_dss_signature(self._private.sign(data, ES256))
+        if self.algorithm == "Ed25519":
+            return cast("Ed25519PrivateKey", self._private).sign(data)
+        r, s = decode_dss_signature(cast("EllipticCurvePrivateKey", self._private).sign(data, ES256))
         return r.to_bytes(32) + s.to_bytes(32)  # RFC 7518, section 3.4
 
 
