@@ -226,11 +226,15 @@ def serve(host: str, port: int, fd: int | None) -> None:
             timeout_graceful_shutdown=5,
         )
     )
-    # What is there now stays; what a request leaves behind is mostly gone without the collector's help.
+    _collect_seldom()
+    server.run(sockets=None if fd is None else [socket.socket(fileno=fd)])
+
+
+def _collect_seldom() -> None:
+    # What is there now stays; what a request or a slice leaves behind is mostly gone without the collector's help.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    server.run(sockets=None if fd is None else [socket.socket(fileno=fd)])
 
 
 @main.command()
@@ -242,6 +246,7 @@ def worker() -> None:
 
     settings = config.read(os.environ)
     logs.configure(settings.log_level)
+    _collect_seldom()
     workers.run(settings)
 
 
