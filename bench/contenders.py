@@ -40,7 +40,7 @@ START_S = 30
 ALL_SERIES = series_key(0, "*").replace("000", "*")
 SCANNED = 10_000
 NUMBERS = """
-local known = redis.call('HMGET', KEYS[1], 'position', 'settled')
+local known = redis.call('HMGET', KEYS[1], 'pos', 'done')
 local settled, from = tonumber(known[2]), '-'
 local kept = settled
 repeat

@@ -216,8 +216,8 @@ local function write(state, id)
   for _, entry in ipairs(state.entries) do
     index.add(state.ids, entry.id, index.pack(entry.fingerprint, entry.position))
   end
-  local changes = { 'position', text(state.position), 'after', '0', 'last_id', state.last_id, 'last_date',
-    state.last_date, 'last_number', text(state.last_number), 'last_time', state.now_text,
+  local changes = { 'pos', text(state.position), 'k', '0', 'id', state.last_id, 'date',
+    state.last_date, 'num', text(state.last_number), 'time', state.now_text,
     'items', text(items), 'claims', text(state.claims) }
   for field, value in pairs(state.raised) do
     table.insert(changes, field)

@@ -14,7 +14,7 @@
 if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
   return { 'stale' }
 end
-local known = redis.call('HMGET', KEYS[2], 'version', 'position', 'changing', 'after')
+local known = redis.call('HMGET', KEYS[2], 'version', 'pos', 'changing', 'k')
 local now_ms = series.clock_ms()
 if not known[1] then
   return { 'missing' }

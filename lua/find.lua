@@ -14,7 +14,7 @@
 if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
   return { 'stale' }
 end
-local known = redis.call('HMGET', KEYS[2], 'position', 'settled')
+local known = redis.call('HMGET', KEYS[2], 'pos', 'done')
 if not known[1] then
   return { 'unloaded' }
 end

@@ -24,13 +24,13 @@ if not version then
   elseif ARGV[5] == '1' then
     return 'missing'
   end
-  redis.call('HSET', KEYS[2], 'version', ARGV[3], 'open', '0', 'active', ARGV[4], 'position', '0',
-    'after', '0', 'last_time', '0', 'settled', '0', 'items', '0', 'notes', '0', 'claims', '0')
+  redis.call('HSET', KEYS[2], 'version', ARGV[3], 'open', '0', 'on', ARGV[4], 'pos', '0',
+    'k', '0', 'time', '0', 'done', '0', 'items', '0', 'notes', '0', 'claims', '0')
   redis.call('HSET', KEYS[4], '', '')
   return 'ok'
 end
 if tonumber(ARGV[3]) > tonumber(version) then
-  redis.call('HSET', KEYS[2], 'version', ARGV[3], 'active', ARGV[4])
+  redis.call('HSET', KEYS[2], 'version', ARGV[3], 'on', ARGV[4])
   redis.call('HDEL', KEYS[2], 'changing')
 end
 if ARGV[5] == '1' then

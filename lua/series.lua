@@ -35,8 +35,8 @@ end
 
 -- Reads a series and cross-checks its outbox. Answers its state; or nothing, and the reply that refuses requests.
 function series.read(key, outbox, prefix, clock_ms)
-  local h = redis.call('HMGET', key, 'version', 'open', 'active', 'changing', 'position', 'after', 'last_date',
-    'last_id', 'last_time', 'items', 'settled', 'claims', 'notes')
+  local h = redis.call('HMGET', key, 'version', 'open', 'on', 'changing', 'pos', 'k', 'date',
+    'id', 'time', 'items', 'done', 'claims', 'notes')
   local length = redis.call('XLEN', outbox)
   local top = redis.call('XREVRANGE', outbox, '+', '-', 'COUNT', 1)[1]
   if not h[1] or h[2] ~= '1' then
@@ -124,8 +124,8 @@ function series.append(state, shard, dirty, backlog, id, fields)
   local was_dirty = redis.call('SCARD', dirty) > 0
   local after = series.text(state.after + 1)
   redis.call('XADD', state.outbox, series.text(state.position) .. '-' .. after, unpack(fields))
-  redis.call('HSET', state.key, 'after', after, 'items', series.text(state.items + 1), 'notes',
-    series.text(state.notes + 1), 'last_time', series.text(state.now))
+  redis.call('HSET', state.key, 'k', after, 'items', series.text(state.items + 1), 'notes',
+    series.text(state.notes + 1), 'time', series.text(state.now))
   redis.call('SADD', dirty, id)
   redis.call('HSET', shard, 'backlog', series.text(backlog + 1))
   return was_dirty and 0 or 1

@@ -2,7 +2,7 @@
 -- settle.lua: drop from the outbox what the store has committed. Safe to repeat.
 --
 -- KEYS[1]  shard hash: epoch, generation, backlog        KEYS[2]  dirty set
--- KEYS[3]  series hash: position, after, settled, items, notes     KEYS[4]  outbox
+-- KEYS[3]  series hash: pos, k, done, items, notes     KEYS[4]  outbox
 -- ARGV[1]  epoch       ARGV[2]  generation               ARGV[3]  series id
 -- ARGV[4]  position    ARGV[5]  k                        the record up to which, and with which, all are in the store
 --
@@ -20,7 +20,7 @@ if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
   return { 'stale' }
 end
 local upto, k = tonumber(ARGV[4]), tonumber(ARGV[5])
-local known = redis.call('HMGET', KEYS[3], 'position', 'settled', 'items', 'after', 'notes')
+local known = redis.call('HMGET', KEYS[3], 'pos', 'done', 'items', 'k', 'notes')
 if not known[1] then
   return { 'damaged', 'the series hash is missing' }
 elseif upto > tonumber(known[1]) or (upto == tonumber(known[1]) and k > tonumber(known[4])) then
@@ -42,7 +42,7 @@ local settled, notes_left = math.max(upto, before), tonumber(known[5]) - notes
 local dropped, left = settled - before + notes, position - settled + notes_left
 
 local items = length - redis.call('XTRIM', KEYS[4], 'MINID', '=', ARGV[4] .. '-' .. text(k + 1))
-redis.call('HSET', KEYS[3], 'settled', text(settled), 'items', text(items), 'notes', text(notes_left))
+redis.call('HSET', KEYS[3], 'done', text(settled), 'items', text(items), 'notes', text(notes_left))
 redis.call('HSET', KEYS[1], 'backlog', text(tonumber(shard[3]) - dropped))
 if items == 0 then
   redis.call('DEL', KEYS[4])

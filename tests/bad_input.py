@@ -24,7 +24,7 @@ ANYTHING = st.recursive(
 
 Standing = tuple[dict[str, Any], dict[bytes, bytes]]
 """A series as it is shown, and all that Redis counts for it."""
-SETTLEMENT = {b"items", b"notes", b"settled"}
+SETTLEMENT = {b"items", b"notes", b"done"}
 """What a worker moves in a series' hash, at any time."""
 
 

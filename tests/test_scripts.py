@@ -203,7 +203,7 @@ def test_the_digits_of_all_counters_count_towards_the_longest_code(server: Valke
     # Then the first code fits, and the second with its four digits is refused
     assert replies[0][3] == b"9-9"
     assert replies[1] == [b"overflow", 4]
-    assert server.client.hget(keyspace.series_key(SHARD, series.id), "position") == b"1"
+    assert server.client.hget(keyspace.series_key(SHARD, series.id), "pos") == b"1"
 
 
 def test_a_batch_is_one_run_or_nothing(server: Valkey) -> None:

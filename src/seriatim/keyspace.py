@@ -4,9 +4,10 @@ Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys
 
     {s017}:shard               hash: epoch, generation, backlog; halted with its reason when allocation is stopped
     {s017}:dirty               set: ids of the series whose outbox holds records
-    {s017}:series:<id>         hash: version, open, active, changing, position, after (k of the last record), last_id,
-                               last_date, last_number, last_time, settled, items of the outbox, notes (how many of
-                               them are skips and voids), claims, and the counters, such as inc or incYearly:2026
+    {s017}:series:<id>         hash: version, open, on (whether it is active), changing; pos and k, id, date, num and
+                               time of the last record or entry; done (the settled position), items of the outbox,
+                               notes (how many of them are skips and voids), claims, and the counters, such as inc or
+                               incYearly:2026. Names are short because every idle series keeps them
     {s017}:outbox:<id>         stream of items. A run is an item of entries that were issued together: its id is
                                <position of the last one>-0, its one field e holds their records, see allocate.lua.
                                A skip or a void is an item of its own, <position>-<k>, k >= 1, with the fields w which

@@ -165,7 +165,7 @@ def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Ser
         pipeline = client.pipeline(transaction=False)
         for one in some:
             outbox = keyspace.outbox_key(one.shard, one.id)
-            pipeline.hmget(keyspace.series_key(one.shard, one.id), ["position", "after", "items"])
+            pipeline.hmget(keyspace.series_key(one.shard, one.id), ["pos", "k", "items"])
             pipeline.xlen(outbox)
             pipeline.xrange(outbox, count=1)
             pipeline.xrevrange(outbox, count=1)

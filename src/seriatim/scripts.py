@@ -335,7 +335,7 @@ async def voided(client: redis.asyncio.Redis, series: Series) -> set[int]:
         return {int(position) for position in await client.hkeys(voids_key(series))}
 
 
-STANDING_FIELDS = ("position", "after", "last_number", "last_id", "last_time")
+STANDING_FIELDS = ("pos", "k", "num", "id", "time")
 
 
 class Standings(msgspec.Struct, frozen=True):
@@ -381,7 +381,7 @@ async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[st
     async with answered():
         content = cast("dict[bytes, bytes]", await client.hgetall(series_key(series.shard, series.id)))
     values = {name.decode(): int(value) for name, value in content.items() if name.startswith(b"inc")}
-    return values, b"last_id" in content, int(content.get(b"last_time", 0))
+    return values, b"id" in content, int(content.get(b"time", 0))
 
 
 async def clock(client: redis.asyncio.Redis) -> int:
