@@ -39,6 +39,7 @@ POINTS: dict[str, tuple[Any, str, Any]] = {
     "before reading": (outbox, "records_of", die),
     "after reading": (outbox, "records_of", after(outbox.records_of, 1)),
     "while signing": (Drainer, "_sign", after(Drainer._sign, 2)),
+    "signing ahead": (Drainer, "_next", after(Drainer._next, 2)),
     "before commit": (Store, "commit", die),
     "inside the transaction": (Store, "_commit_slice", after(Store._commit_slice, 2)),
     "between commit and settle": (scripts, "settle", die),

@@ -31,7 +31,10 @@ SERIES = 3
 ENTRIES = 300
 KILLS = [
     *(("sqlite", point) for point in POINTS),
-    *(("postgresql", point) for point in ("while signing", "inside the transaction", "between commit and settle")),
+    *(
+        ("postgresql", point)
+        for point in ("while signing", "signing ahead", "inside the transaction", "between commit and settle")
+    ),
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from seriatim.errors import ConfigError, Unavailable
 
+BUSY_S = 10
+"""How long a transaction waits for another one that writes to SQLite."""
 INSERT_ROWS_MAX = 256
 """SQLite takes 32,766 values in a statement."""
 
@@ -37,8 +39,7 @@ class Database:
         self.sqlite = parsed.get_backend_name() == "sqlite"
         self.engine = sa.create_engine(parsed, **({} if self.sqlite else {"pool_pre_ping": True}))
         self.insert = sqlite_insert if self.sqlite else postgresql_insert
-        # Who finds SQLite busy sleeps, and ever longer; threads of one process need not.
-        self._writing = threading.Lock() if self.sqlite else nullcontext()
+        self._writing = threading.Lock()
         if self.sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -58,11 +59,24 @@ class Database:
         """A transaction that commits at the end, and changes nothing when anything raises."""
         with (
             translated(),
-            self._writing,
+            self._turn(),
             self.engine.connect().execution_options(writes=True) as connection,
             connection.begin(),
         ):
             yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        # Who finds SQLite busy sleeps, and ever longer; the threads of one process take turns instead.
+        if not self.sqlite:
+            yield
+        elif self._writing.acquire(timeout=BUSY_S):
+            try:
+                yield
+            finally:
+                self._writing.release()
+        else:
+            raise Unavailable("The store is busy. Repeat the request.")
 
     def add(self, connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Adds rows, each with all columns of the table in their order, in as few statements as the database takes.
@@ -121,7 +135,7 @@ def _insert_statement(table: sa.Table, rows: int) -> str:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # SQLAlchemy begins transactions, see _begin_sqlite; the driver must not.
     connection.isolation_level = None
-    for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    for pragma in (f"busy_timeout = {BUSY_S * 1000}", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
