@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 import psycopg
 import redis
 
-from machine import descendants
+from machine import kill
 from rivals.documents import KEY
 from rivals.postgres import SCHEMA
 from seriatim.config import Config
@@ -89,9 +88,7 @@ class Contender(ABC):
 
     def kill(self) -> None:
         """Ends all of its processes at once, as a power cut would."""
-        for pid in descendants(self.roots):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill(self.roots)
 
 
 class Ours(Contender):

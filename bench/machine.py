@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import time
@@ -78,6 +79,23 @@ def descendants(roots: Iterable[int]) -> list[int]:
     for pid in found:
         found += children[pid]
     return found
+
+
+def kill(roots: Iterable[int]) -> None:
+    """Ends processes and their descendants at once, as a power cut would; when it returns, none of them runs."""
+    pids = descendants(roots)
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while any(map(_runs, pids)):
+        time.sleep(0.005)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _group(pid: int) -> str:

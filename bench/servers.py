@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import redis
 
-from machine import POSTGRESQL, descendants
+from machine import POSTGRESQL, kill
 from seriatim.directory import DataDirectory
 from seriatim.embedded import server_arguments
 
@@ -120,9 +120,7 @@ class PostgreSQL:
 
     def kill(self) -> None:
         """Ends all its processes at once, as a power cut would."""
-        for pid in descendants([self.process.pid]):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill([self.process.pid])
         self.process.wait()
 
     def stop(self) -> None:
