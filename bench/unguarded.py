@@ -9,10 +9,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from seriatim.auth import SCOPES, Allowance, Principal
+from seriatim.auth import SCOPES, Allowance, Authenticator, Principal
 from seriatim.cli import main
 from seriatim.http.dialect import Dialect, Operation
-from seriatim.http.hot import Headers, HotPath
 
 
 class Unlimited(Allowance):
@@ -41,8 +40,8 @@ def serve(self: Dialect, operations: Mapping[str, Operation]) -> Callable[[Reque
     return serve
 
 
-def principal(_hot: HotPath, _headers: Headers) -> Principal:
-    """Stands in for HotPath._principal, and spares it the look at the other headers, too."""
+def known(_authenticator: Authenticator, _credentials: str) -> Principal:
+    """Stands in for Authenticator.known."""
     return EVERYONE
 
 
@@ -53,5 +52,5 @@ def replace(kind: Any, name: str, by: Callable[..., Any]) -> None:
 
 
 replace(Dialect, "_serve", serve)
-replace(HotPath, "_principal", principal)
+replace(Authenticator, "known", known)
 main()

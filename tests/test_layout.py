@@ -45,8 +45,9 @@ MAY_IMPORT = {
     "http.fields": BASE | {"messages"},
     "http.openapi": BASE | {"auth", "messages", "http.dialect"},
     "http.docs": set(),
-    "http.hot": BASE | {"auth", "ledger", "http.dialect", "http.edge", "http.sequence"},
-    "http.server": BASE | {"ledger", "http.hot"},
+    "http.heads": BASE | {"http.dialect", "http.edge"},
+    "http.hot": BASE | {"auth", "ledger", "http.dialect", "http.edge", "http.heads", "http.sequence"},
+    "http.server": BASE | {"ledger", "http.heads", "http.hot"},
 }
 """Of our own modules, what each may import; modules that build things are free."""
 DIALECT_MAY_IMPORT = BASE | {
@@ -71,6 +72,7 @@ NOT_DIALECTS = {
     "http.openapi",
     "http.docs",
     "http.console",
+    "http.heads",
     "http.hot",
     "http.server",
 }

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from dialects import Tenant
 from plain_socket import Answer, Wire, request
-from seriatim.http import hot
+from seriatim.http import heads
 from stack import Up, entry_path, list_entries, new_id, put_entry, put_series, until
 
 META = {"country": "AE", "type": "invoice", "code": "001", "payable": "1795.50"}
@@ -153,7 +153,7 @@ def test_what_is_not_plain_takes_the_ordinary_way(tenant: Tenant, wire: Wire) ->
     upper = first.replace(series.encode(), series.upper().encode())
     sent = {
         "a company": put(tenant, series, new_id(), b"{}", **{"X-Company": tenant.company}),
-        "a longer body": put(tenant, series, new_id(), body(meta={}).ljust(hot.BODY_BYTES_MAX + 1)),
+        "a longer body": put(tenant, series, new_id(), body(meta={}).ljust(heads.BODY_BYTES_MAX + 1)),
         "upper case": upper,
         "a query": first.replace(b" HTTP/1.1", b"?x=1 HTTP/1.1"),
         "a percent": first.replace(b"/sequence/v1", b"/%73equence/v1"),

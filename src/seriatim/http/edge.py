@@ -126,9 +126,19 @@ class Edge:
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Returns the name of a request: its caller's, or else a new one."""
+    return given_request_id(headers) or new_request_id()
+
+
+def given_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Returns the name that the caller has given a request, if it is plain."""
     for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.match(value.decode("latin-1")):
             return str(value, "latin-1")
+    return None
+
+
+def new_request_id() -> str:
+    """Returns a name that no other request has."""
     return f"{PROCESS}{next(_numbers):016x}"
 
 

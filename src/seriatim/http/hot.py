@@ -4,30 +4,23 @@ For one number, an ASGI server's task, Starlette's routing and its objects for r
 what the number does. So a connection (server.py) offers each request here first. What is plain, with credentials and a
 series that are known already, goes to the ledger at once and is answered when Redis has; everything else, every refusal
 but those of the ledger, and whatever goes wrong, takes the ordinary way, which is the same core: nothing is decided
-here that is not decided there.
+here that is not decided there. And since a client sends the same headers with each request, save the body's length, a
+head that was parsed before is not parsed again.
 """
 
 from __future__ import annotations
-
-import re
-from functools import lru_cache
 
 from starlette.types import ASGIApp
 
 from seriatim.auth import Authenticator, Principal
 from seriatim.errors import SeriatimError
-from seriatim.http.dialect import PRIVATE, bearer
-from seriatim.http.edge import SECURITY_HEADERS, Edge, request_id
+from seriatim.http.dialect import PRIVATE
+from seriatim.http.edge import SECURITY_HEADERS, Edge, new_request_id
+from seriatim.http.heads import Head, Heads
 from seriatim.http.sequence import entry_content, read_entry
 from seriatim.ledger import Ledger, Put
-from seriatim.model import CANONICAL_UUID, Entry
+from seriatim.model import Entry
 
-TARGET = re.compile(rf"/sequence/v1/series/({CANONICAL_UUID})/entries/({CANONICAL_UUID})\Z".encode())
-BODY_BYTES_MAX = 32 * 1024
-"""Longer ones a server reads piece by piece."""
-UNUSUAL = {b"authorization", b"transfer-encoding", b"expect", b"upgrade", b"x-company"}
-"""Headers that are not for here; the first Authorization is."""
-Headers = list[tuple[bytes, bytes]]
 FIXED = [(b"content-type", b"application/json"), *((k.lower().encode(), v.encode()) for k, v in PRIVATE.items())]
 LINES = b"".join(b"%b: %b\r\n" % header for header in (*FIXED, *SECURITY_HEADERS))
 
@@ -35,11 +28,12 @@ LINES = b"".join(b"%b: %b\r\n" % header for header in (*FIXED, *SECURITY_HEADERS
 class HotRequest(Put):
     """A request on the hot path; from when it has entered until it leaves it counts as being worked on."""
 
-    __slots__ = ("entry_id", "headers", "principal", "series_id", "target")
+    __slots__ = ("body", "entry_id", "head", "principal", "series_id", "target")
 
-    def __init__(self, target: bytes, headers: Headers) -> None:
+    def __init__(self, target: bytes, head: Head) -> None:
         self.target = target
-        self.headers = headers
+        self.head = head
+        self.body = b""
 
     def enter(self, principal: Principal, series_id: str, entry_id: str) -> None:
         """Says what it asks for, and who."""
@@ -55,14 +49,11 @@ class HotPath:
         self._edge = edge
         self._authenticator = authenticator
         self._ledger = ledger
-        self._body_bytes_max = min(body_bytes_max, BODY_BYTES_MAX)
+        self.heads = Heads(body_bytes_max)
 
-    def enter(self, request: HotRequest) -> bool:
-        """Takes a PUT whose head is there, unless it must take the ordinary way. Names of headers are in lower case."""
-        named = TARGET.match(request.target)
-        if named is None:
-            return False
-        principal = self._principal(request.headers)
+    def enter(self, request: HotRequest, series_id: str, entry_id: str) -> bool:
+        """Takes a PUT whose head is there, unless it must take the ordinary way."""
+        principal = self._authenticator.known(request.head.credentials)
         if principal is None or not principal.company or "allocate" not in principal.scopes or not self._edge.enter():
             return False
         try:
@@ -70,31 +61,18 @@ class HotPath:
         except SeriatimError:
             self._edge.leave()
             return False
-        request.enter(principal, named[1].decode(), named[2].decode())
+        request.enter(principal, series_id, entry_id)
         return True
-
-    def _principal(self, headers: Headers) -> Principal | None:
-        """Returns who calls, if they are known and no header asks for more than a number."""
-        authorization = None
-        for name, value in headers:
-            if name == b"authorization" and authorization is None:
-                authorization = value
-            elif name == b"content-length":
-                if int(value) > self._body_bytes_max:
-                    return None
-            elif name in UNUSUAL or (name == b"connection" and value.lower() != b"keep-alive"):
-                return None
-        return self._authenticator.known(_credentials(authorization or b""))
 
     def leave(self, request: HotRequest, *, undone: bool = False) -> None:
         """Ends a request; `undone` when it takes the ordinary way, where it is counted anew."""
         self._edge.leave()
         request.principal.allowance.end(undone=undone)
 
-    def submit(self, request: HotRequest, body: bytes) -> bool:
+    def submit(self, request: HotRequest) -> bool:
         """Asks for the number, and has the request told what comes of it. False when nothing was done."""
         try:
-            wanted = read_entry(request.entry_id, body, {})
+            wanted = read_entry(request.entry_id, request.body, {})
             return self._ledger.submit(request, request.principal.company, request.series_id, wanted)
         except SeriatimError:
             return False
@@ -102,15 +80,10 @@ class HotPath:
     def answer(self, request: HotRequest, entry: Entry, *, replayed: bool) -> tuple[bytes, bytes]:
         """Returns the lines of the headers, and the body."""
         content = entry_content(entry)
-        named = request_id(request.headers).encode()
+        named = (request.head.named or new_request_id()).encode()
         lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (LINES, len(content), named)
         return (lines + b"idempotent-replayed: true\r\n" if replayed else lines), content
 
     def refusing(self, error: SeriatimError) -> ASGIApp:
         """Returns an app that answers an error."""
         return self._edge.refusing(error)
-
-
-@lru_cache(maxsize=1024)
-def _credentials(authorization: bytes) -> str:
-    return bearer(authorization.decode("latin-1"))

@@ -8,7 +8,8 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from seriatim.errors import SeriatimError
-from seriatim.http.hot import Headers, HotPath, HotRequest
+from seriatim.http.heads import TARGET, Head, Headers, Whole
+from seriatim.http.hot import HotPath, HotRequest
 from seriatim.ledger import Outcome
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -25,13 +26,12 @@ class _Nobody:
 class HotCycle(HotRequest):
     """A request on the hot path, and what uvicorn's protocol wants to know of the one that it works on."""
 
-    __slots__ = ("body", "connection", "disconnected", "keep_alive", "more_body", "response_complete")
+    __slots__ = ("connection", "disconnected", "keep_alive", "more_body", "response_complete")
     message_event = _Nobody()
 
-    def __init__(self, connection: Connection, target: bytes, headers: Headers) -> None:
-        super().__init__(target, headers)
+    def __init__(self, connection: Connection, target: bytes, head: Head) -> None:
+        super().__init__(target, head)
         self.connection = connection
-        self.body = b""
         self.more_body = True
         self.keep_alive = True
         self.disconnected = False
@@ -49,17 +49,33 @@ class Connection(HttpToolsProtocol):
     as one on the hot path is not answered, those behind it wait as behind any other.
     """
 
+    _in_message = False
     _in_head = False
     _head_bytes = 0
+    _answered_s = 0.0
     _stamped: tuple[Any, bytes] = (None, b"")
     """The headers that uvicorn gives every answer, which change by the second, and their lines."""
 
     def __init__(self, path: HotPath, **more: Any) -> None:
         super().__init__(**more)
         self._path = path
+        self._heads = path.heads
 
     def data_received(self, data: bytes) -> None:
         """Takes what has arrived; of a head only what came after its first piece is counted, which is short."""
+        whole = None if self._in_message else self._heads.whole(data)
+        if whole is None:
+            self._parse(data)
+            return
+        head = self._heads.recall(whole)
+        if head is None or not self._take(whole, head):
+            before = self.cycle
+            self._parse(data)
+            cycle: Any = self.cycle
+            if type(cycle) is HotCycle and cycle is not before and not cycle.more_body:
+                self._heads.remember(whole, cycle.head)
+
+    def _parse(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -67,8 +83,28 @@ class Connection(HttpToolsProtocol):
             self.transport.write(TOO_LONG)
             self.transport.close()
 
+    def _take(self, whole: Whole, head: Head) -> bool:
+        """Works on a request that was not parsed, unless it must be."""
+        if not self._idle():
+            return False
+        hot = HotCycle(self, whole.target, head)
+        if not self._path.enter(hot, whole.series_id, whole.entry_id):
+            return False
+        self.cycle = cast("RequestResponseCycle", hot)
+        hot.body = whole.body
+        hot.more_body = False
+        self._submit(hot)
+        return True
+
+    def _idle(self) -> bool:
+        """Whether the next request can be answered as soon as it is there."""
+        cycle: RequestResponseCycle | None = self.cycle
+        answered = cycle is None or cycle.response_complete
+        return answered and not self.flow.write_paused and not self.transport.is_closing()
+
     def on_message_begin(self) -> None:
         """A head begins. What a scope costs, only those pay who need one."""
+        self._in_message = True
         self._in_head = True
         self._head_bytes = 0
         self.url = b""
@@ -79,23 +115,28 @@ class Connection(HttpToolsProtocol):
         """The head has ended."""
         self._in_head = False
         self._head_bytes = 0
-        cycle: RequestResponseCycle | None = self.cycle
-        idle = (cycle is None or cycle.response_complete) and not self.flow.write_paused
-        if idle and self.parser.get_method() == b"PUT" and self.parser.get_http_version() == "1.1":
-            hot = HotCycle(self, self.url, self.headers)
-            if self._path.enter(hot):
-                self.cycle = cast("RequestResponseCycle", hot)
-                return
+        if self._idle() and self.parser.get_method() == b"PUT" and self.parser.get_http_version() == "1.1":
+            named, head = TARGET.fullmatch(self.url), self._heads.read(self.headers)
+            if named and head:
+                hot = HotCycle(self, self.url, head)
+                if self._path.enter(hot, named[2].decode(), named[3].decode()):
+                    self.cycle = cast("RequestResponseCycle", hot)
+                    return
         self.scope = self._scope(self.headers)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """A request is there as a whole."""
+        self._in_message = False
         super().on_message_complete()
         cycle: Any = self.cycle
-        if type(cycle) is HotCycle and not self._path.submit(cycle, cycle.body):
-            self._path.leave(cycle, undone=True)
-            self._serve(cycle, self.app)
+        if type(cycle) is HotCycle:
+            self._submit(cycle)
+
+    def _submit(self, hot: HotCycle) -> None:
+        if not self._path.submit(hot):
+            self._path.leave(hot, undone=True)
+            self._serve(hot, self.app)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -133,10 +174,29 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def on_response_complete(self) -> None:
+        """A request is answered. A timer that waits for the end of an idle connection is left to find out by itself."""
+        self._answered_s = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.pipeline:
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+
+    def timeout_keep_alive_handler(self) -> None:
+        """A connection may have been idle for long enough."""
+        left_s = self._answered_s + self.timeout_keep_alive - self.loop.time()
+        self.timeout_keep_alive_task = None
+        if self.cycle.response_complete and left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        elif self.cycle.response_complete:
+            super().timeout_keep_alive_handler()
+
     def _serve(self, hot: HotCycle, app: Any) -> None:
         """Lets an app answer a request after all."""
         path: Any = {"method": "PUT", "path": hot.target.decode(), "raw_path": hot.target, "query_string": b""}
-        scope: Any = self._scope(hot.headers) | path
+        length = b"content-length", b"%d" % len(hot.body)  # a remembered head tells that of another request
+        headers = [length if name == length[0] else (name, value) for name, value in hot.head.headers]
+        scope: Any = self._scope(headers) | path
         cycle = RequestResponseCycle(
             scope=scope,
             transport=self.transport,
