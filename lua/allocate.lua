@@ -14,12 +14,14 @@
 -- ARGV[3]       how many records the shard's outboxes may hold
 -- ARGV[4]       '1' when the call is a batch: one refused request refuses all
 -- ARGV[5]       msgpack: a list of groups {series id, version, number of requests, rules, renderings, which}
---               rules       {from ms, until ms, today, strict, width, digits_max, first}: the local day for which the
---                           renderings hold, whether dates must not go back, how counters are written, and what
---                           they begin with in the series' first periods
---               renderings  a list of {date, pieces, fields, claimed}: the format written for a date; a piece is a
---                           text, or the number of the field that stands there; a field is a counter in its period;
---                           claimed says that the requests came here because the series was their company's default
+--               rules       {from ms, until ms, today, strict, digits_max, first}: the local day for which the
+--                           renderings hold, whether dates must not go back, how many digits a code may have, and
+--                           what counters begin with in the series' first periods
+--               renderings  a list of {date, fields, code, counted, literal, numbers, claimed}: the series' format
+--                           for a date. A field is a counter in its period; code writes a code (string.format) from
+--                           the fields that counted numbers, and literal bytes of it are no digits of theirs;
+--                           numbers writes the values of all fields as the outbox keeps them; claimed says that the
+--                           requests came here because the series was their company's default
 --               which       the number of each request's rendering, or empty when all have the first
 -- ARGV[6]       the requests, in the order of the groups and one behind the other: the id (16 bytes), the fingerprint
 --               of the payload (8 bytes), the lengths of what follows (4 bytes each), meta as canonical JSON or '',
@@ -120,32 +122,16 @@ local function refusal(state, date)
   end
 end
 
--- The counters' values as the outbox keeps them.
-local function numbers(fields, plain)
-  if #fields == 1 and fields[1] == 'inc' then
-    return plain[1]
-  end
-  local pairs_of = {}
-  for i, field in ipairs(fields) do
-    pairs_of[i] = field .. '=' .. plain[i]
-  end
-  return table.concat(pairs_of, ';')
-end
-
 local function issue(state, rendering, id, fingerprint, meta, signature)
-  local values, digits, plain = series.count(state, rendering)
+  local values, code = series.count(state, rendering)
   if not values then
-    return digits
+    return code
   end
-  local pieces = {}
-  for i, piece in ipairs(rendering[2]) do
-    pieces[i] = digits[piece] or piece
-  end
-  for i, field in ipairs(rendering[3]) do
+  for i, field in ipairs(rendering[2]) do
     state.counters[field] = values[i]
     state.raised[field] = values[i]
   end
-  local date, count, code, claimed = rendering[1], numbers(rendering[3], plain), table.concat(pieces), rendering[4]
+  local date, numbers, claimed = rendering[1], string.format(rendering[6], unpack(values)), rendering[7]
   local previous = state.last_id
   state.position = state.position + 1
   state.last_id = id
@@ -153,8 +139,8 @@ local function issue(state, rendering, id, fingerprint, meta, signature)
   state.last_number = values[1]
   state.claims = state.claims + (claimed and 1 or 0)
   local entry = { id = id, fingerprint = fingerprint, position = state.position, claimed = claimed and 1 or 0,
-    signature = signature, said = { 'issued', state.position, count, code, state.now, date, previous } }
-  entry.record = id .. fingerprint .. state.now_text .. '\0' .. date .. '\0' .. count .. '\0' .. code .. '\0'
+    signature = signature, said = { 'issued', state.position, numbers, code, state.now, date, previous } }
+  entry.record = id .. fingerprint .. state.now_text .. '\0' .. date .. '\0' .. numbers .. '\0' .. code .. '\0'
     .. (claimed and '1' or '') .. '\0' .. signature .. '\0' .. meta .. '\0' .. previous
   state.fresh[id] = entry
   state.entries[#state.entries + 1] = entry
@@ -168,8 +154,8 @@ local function answer(state, rendering, id, fingerprint, meta, signature)
     if twin.fingerprint ~= fingerprint then
       return { 'conflict', twin.position }
     end
-    local _, position, count, code, created, date, previous = unpack(twin.said)
-    return { 'replayed', position, count, code, created, date, previous, twin.signature, '', twin.claimed }
+    local _, position, numbers, code, created, date, previous = unpack(twin.said)
+    return { 'replayed', position, numbers, code, created, date, previous, twin.signature, '', twin.claimed }
   end
   local value = index.find(state.ids, id)
   if value == nil then

@@ -36,13 +36,14 @@ local function bucket_of(hash, buckets, power)
 end
 
 local function bucket_key(prefix, bucket)
-  return prefix .. ':' .. string.format('%.0f', bucket)
+  return prefix .. ':' .. string.format('%d', bucket)
 end
 
--- An index as it stands with `entries` entries. It remembers the hashes of the ids that were looked for.
+-- An index as it stands with `entries` entries. It remembers the hashes of the ids that were looked for, and where.
 function index.open(prefix, entries)
   local buckets = bucket_count(entries)
-  return { prefix = prefix, entries = entries, buckets = buckets, power = power_below(buckets), hashes = {} }
+  local power = power_below(buckets)
+  return { prefix = prefix, entries = entries, buckets = buckets, power = power, hashes = {}, keys = {} }
 end
 
 -- Fingerprint and position in as few bytes as hold them, the position big-endian.
@@ -51,7 +52,7 @@ function index.pack(fingerprint, position)
   while position >= limit do
     bytes, limit = bytes + 1, limit * 256
   end
-  return fingerprint .. struct.pack('>I' .. bytes, position)
+  return struct.pack('>c8I' .. bytes, fingerprint, position)
 end
 
 function index.unpack(value)
@@ -62,8 +63,9 @@ end
 -- Finds an id's value: false when the id is new; nothing when its bucket is gone.
 function index.find(ids, id)
   local hash = hash_id(id)
-  ids.hashes[id] = hash
-  local found = redis.call('HMGET', bucket_key(ids.prefix, bucket_of(hash, ids.buckets, ids.power)), '', id)
+  local key = bucket_key(ids.prefix, bucket_of(hash, ids.buckets, ids.power))
+  ids.hashes[id], ids.keys[id] = hash, key
+  local found = redis.call('HMGET', key, '', id)
   if found[1] then
     return found[2]
   end
@@ -99,6 +101,7 @@ end
 local function split(ids)
   ids.buckets = ids.buckets + 1
   ids.power = power_below(ids.buckets)
+  ids.keys = {}
   local created, source = split_pair(ids.buckets)
   local content = redis.call('HGETALL', bucket_key(ids.prefix, source))
   local moved, gone = { '', '' }, {}
@@ -119,5 +122,6 @@ function index.add(ids, id, value)
   if bucket_count(ids.entries) > ids.buckets then
     split(ids)
   end
-  redis.call('HSET', bucket_key(ids.prefix, bucket_of(ids.hashes[id], ids.buckets, ids.power)), id, value)
+  local key = ids.keys[id] or bucket_key(ids.prefix, bucket_of(ids.hashes[id], ids.buckets, ids.power))
+  redis.call('HSET', key, id, value)
 end

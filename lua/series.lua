@@ -4,8 +4,9 @@
 local series = {} -- luacheck: ignore 241 (the scripts that include this file use it)
 local COUNTER_MAX = 9007199254740991
 
+-- A whole number in digits; '..' would turn 1e14 into 1e+14.
 function series.text(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
 -- The server's time, in ms.
@@ -71,10 +72,10 @@ end
 -- Takes the rules that a caller computed for a local day, and reads the counters that its renderings name.
 function series.apply(state, rules, renderings)
   state.from, state.upto, state.today, state.strict = rules[1], rules[2], rules[3], rules[4]
-  state.width, state.digits_max, state.first = rules[5], rules[6], rules[7]
+  state.digits_max, state.first = rules[5], rules[6]
   state.counters = {}
   for _, rendering in ipairs(renderings) do
-    local fields = rendering[3]
+    local fields = rendering[2]
     for i, value in ipairs(redis.call('HMGET', state.key, unpack(fields))) do
       state.counters[fields[i]] = tonumber(value or nil)
     end
@@ -97,26 +98,24 @@ function series.last(state, field)
   return state.counters[field] or (state.position == 0 and state.first - 1 or 0)
 end
 
--- The values that a rendering's counters get next, as numbers, as digits with zeros before them, and without; or
--- nothing, and why there are none.
+-- The values that a rendering's counters get next, and the code with them; or nothing, and why there are none.
 function series.count(state, rendering)
-  local values, digits, plain, length = {}, {}, {}, 0
-  for i, field in ipairs(rendering[3]) do
+  local values, digits = {}, {}
+  for i, field in ipairs(rendering[2]) do
     local last = series.last(state, field)
     if last >= COUNTER_MAX then
       return nil, { 'exhausted' }
     end
     values[i] = last + 1
-    plain[i] = series.text(last + 1)
-    digits[i] = string.rep('0', state.width - #plain[i]) .. plain[i]
   end
-  for _, piece in ipairs(rendering[2]) do
-    length = length + (digits[piece] and #digits[piece] or 0)
+  for i, nth in ipairs(rendering[4]) do
+    digits[i] = values[nth]
   end
-  if length > state.digits_max then
-    return nil, { 'overflow', length }
+  local code = string.format(rendering[3], unpack(digits))
+  if #code - rendering[5] > state.digits_max then
+    return nil, { 'overflow', #code - rendering[5] }
   end
-  return values, digits, plain
+  return values, code
 end
 
 -- Adds a skip or a void to the outbox, behind the last record. Answers 1 when the shard has turned dirty.

@@ -20,7 +20,7 @@
 local text = series.text
 
 local function skip(state, backlog, id, rendering)
-  local field = rendering[3][tonumber(ARGV[5])]
+  local field = rendering[2][tonumber(ARGV[5])]
   local last, wanted = series.last(state, field), tonumber(ARGV[6])
   if wanted == last + 1 then
     return 0, { 'next', text(wanted) }

@@ -13,7 +13,7 @@ import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -153,7 +153,7 @@ class Group:
     def head(self) -> tuple[Any, ...]:
         """Returns what allocate.lua reads of the group before its requests."""
         numbering = self.series.numbering
-        renderings = [(*_rendering(numbering, day), claimed) for day, claimed in self._kinds]
+        renderings = [(*_written(numbering, day), claimed) for day, claimed in self._kinds]
         which = self._which if len(renderings) > 1 else ()
         rules = _rules(numbering, self.window)
         return self.series.id, self.series.version, len(self.requests), rules, renderings, which
@@ -165,15 +165,21 @@ def _rules(numbering: Numbering, window: Window) -> tuple[Any, ...]:
         window.until_ms,
         window.today.isoformat(),
         numbering.chronology == "strict",
-        numbering.padding,
         digits_max(numbering),
         numbering.first,
     )
 
 
-def _rendering(numbering: Numbering, day: date) -> tuple[Any, ...]:
-    written = rendering(numbering, day)
-    return written.date, written.pieces, written.fields
+@lru_cache(maxsize=4096)
+def _written(numbering: Numbering, day: date) -> tuple[Any, ...]:
+    """Returns a rendering as allocate.lua takes it, but for whether it is claimed."""
+    made = rendering(numbering, day)
+    digits = f"%0{numbering.padding}d" if numbering.padding else "%d"
+    code = "".join(piece.replace("%", "%%") if isinstance(piece, str) else digits for piece in made.pieces)
+    counted = [piece for piece in made.pieces if isinstance(piece, int)]
+    literal = sum(len(piece.encode()) for piece in made.pieces if isinstance(piece, str))
+    numbers = "%d" if made.fields == ("inc",) else ";".join(f"{field}=%d" for field in made.fields)
+    return made.date, made.fields, code, counted, literal, numbers
 
 
 class Allocated(msgspec.Struct, frozen=True):
@@ -241,7 +247,7 @@ async def skip(  # noqa: PLR0913 -- as its script takes them
     """
     shard, name = series.shard, series.id
     keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
-    today = _rendering(series.numbering, window.today)
+    today = _written(series.numbering, window.today)
     head = _pack((name, series.version, _rules(series.numbering, window), today))
     arguments = (str(backlog_max), head, str(counter), str(to), why.reason, why.actor)
     return _answered(await _evaluate(client, "skip", keys, standing, *arguments))
