@@ -10,8 +10,9 @@ import signal
 import sys
 from typing import Any
 
-from seriatim import outbox, scripts, worker
+from seriatim import outbox, scripts, signing_process, worker
 from seriatim.config import read
+from seriatim.signing_process import SigningProcess
 from seriatim.store import Store
 from seriatim.worker import Drainer
 
@@ -38,8 +39,8 @@ def after(function: Any, calls: int) -> Any:
 POINTS: dict[str, tuple[Any, str, Any]] = {
     "before reading": (outbox, "records_of", die),
     "after reading": (outbox, "records_of", after(outbox.records_of, 1)),
-    "while signing": (Drainer, "_sign", after(Drainer._sign, 2)),
-    "signing ahead": (Drainer, "_next", after(Drainer._next, 2)),
+    "while signing": (SigningProcess, "receipts", after(SigningProcess.receipts, 2)),
+    "signing ahead": (Drainer, "_read", after(Drainer._read, 2)),
     "before commit": (Store, "commit", die),
     "inside the transaction": (Store, "_commit_slice", after(Store._commit_slice, 2)),
     "between commit and settle": (scripts, "settle", die),
@@ -51,4 +52,5 @@ if __name__ == "__main__":
     holder, name, fault = POINTS[sys.argv[1]]
     setattr(holder, name, fault)
     worker.SLICE_RECORDS_MAX = 100
+    signing_process.FEW = 20
     worker.run(read(os.environ))

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "registry": BASE | {"tables", "database"},
     "store": BASE | {"tables", "registry"},
     "signing": BASE,
+    "signing_process": BASE | {"signing"},
     "allocator": BASE | {"keyspace", "scripts"},
     "definitions": BASE | {"scripts", "registry", "store", "allocator"},
     "ledger": BASE | {"keyspace", "scripts", "outbox", "store", "allocator", "definitions", "report"},

@@ -54,7 +54,7 @@ def chain(
     head, lines = digest(genesis.encode()), []
     for nth, record in enumerate(records(contents), 1):
         faulty = msgspec.structs.replace(record, **faults.get(nth, {}))
-        receipt = signer.sign(faulty, head)
+        receipt = signer.sign(signer.payload(faulty), head)
         head = digest(receipt.encode())
         lines.append(line(faulty, receipt))
     position, k = (lines[-1]["position"], lines[-1].get("k", 0)) if lines else (0, 0)

@@ -21,9 +21,9 @@ from faulty_worker import POINTS
 from seriatim import keyspace, scripts, worker
 from seriatim.errors import Damaged, Stale
 from seriatim.ledger import Wanted
-from seriatim.model import Entry
+from seriatim.model import Entry, Series
 from seriatim.signing import JsonWebKeySet
-from seriatim.store import Store
+from seriatim.store import Slice, Store
 from seriatim.verify import audit_store
 from stack import SERIATIM, Up, Valkey, list_entries, new_id, put_entry, put_series, until
 
@@ -52,6 +52,14 @@ async def issue(valkey: Valkey, store: Store, *, entries: int = ENTRIES) -> dict
             puts = [front.ledger.put_entry(company, series, Wanted(new_id(), b'{"k":"v"}')) for _ in range(entries)]
             told[series] = sorted([entry for entry, _ in await asyncio.gather(*puts)], key=lambda entry: entry.position)
     return told
+
+
+def sign(drainer: worker.Drainer, series: Series, entries: list[Entry]) -> Slice:
+    """Entries as the drainer would commit them."""
+    part = drainer._part(series, entries)
+    drainer._signing.begin([(worker._link(part), part.payloads)])
+    (receipts,) = drainer._signing.receipts()
+    return part.signed(receipts)
 
 
 def check(store: Store, told: dict[str, list[Entry]]) -> None:
@@ -163,7 +171,7 @@ def test_the_store_refuses_a_worker_that_is_behind(valkey: Valkey, store: Store)
     name, entries = next(iter(told.items()))
     series = store.series(name)
     assert series is not None
-    part = drainer._sign(series, entries)
+    part = sign(drainer, series, entries)
     standing = drainer._meet()
     store.commit(standing, [part])
 
@@ -187,7 +195,7 @@ def test_a_store_that_ends_inside_a_run_goes_on_from_there(valkey: Valkey, store
     for name, entries in told.items():
         series = store.series(name)
         assert series is not None
-        store.commit(drainer._meet(), [drainer._sign(series, entries[:2])])
+        store.commit(drainer._meet(), [sign(drainer, series, entries[:2])])
         if name == settled:
             assert scripts.settle(valkey.client, drainer._meet(), series, (2, 0)) == 3
 
@@ -229,7 +237,7 @@ def test_records_that_differ_from_the_stores_halt_the_data_set(valkey: Valkey, s
     name, entries = next(iter(told.items()))
     series = store.series(name)
     assert series is not None
-    store.commit(drainer._meet(), [drainer._sign(series, entries)])
+    store.commit(drainer._meet(), [sign(drainer, series, entries)])
     with store.write() as connection:
         connection.execute(sa.text("UPDATE entries SET code = 'X' WHERE position = 3"))
 

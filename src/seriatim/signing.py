@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,8 @@ TYPE = "seriatim-receipt"
 VERSION = 1
 ALGORITHMS = ("ES256", "Ed25519")
 ES256 = ECDSA(SHA256())
+UNLINKED = b'"prev":""'
+"""Where the link of a payload goes. Nothing else in it reads so: in strings a quote stands behind a backslash."""
 
 _KEY_ADVICE = "Restore it from a backup, or name another with SERIATIM_SIGNING_KEY."
 
@@ -140,16 +143,31 @@ class Signer:
     def __init__(self, path: Path, issuer: str) -> None:
         try:
             jwk = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-            self.key: ECKey | OKPKey = ECKey.import_key(jwk) if jwk.get("kty") == "EC" else OKPKey.import_key(jwk)
+            self._take(jwk, issuer)
         except (OSError, msgspec.DecodeError, JoseError, ValueError, KeyError) as error:
             raise ConfigError(f"The signing key {path} cannot be read: {error}. {_KEY_ADVICE}") from error
-        self.algorithm = {"P-256": "ES256", "Ed25519": "Ed25519"}.get(jwk.get("crv", ""), "")
         if not self.algorithm or not self.key.is_private:
             raise ConfigError(f"The signing key {path} is no private JWK with crv P-256 or Ed25519. {_KEY_ADVICE}")
-        self.kid = self.key.thumbprint()
+        self._prepare()
+
+    def _take(self, jwk: dict[str, Any], issuer: str) -> None:
+        self.key: ECKey | OKPKey = ECKey.import_key(jwk) if jwk.get("kty") == "EC" else OKPKey.import_key(jwk)
+        self.algorithm = {"P-256": "ES256", "Ed25519": "Ed25519"}.get(jwk.get("crv", ""), "")
         self.issuer = issuer
+
+    def _prepare(self) -> None:
+        self.kid = self.key.thumbprint()
         self._private = cast("EllipticCurvePrivateKey | Ed25519PrivateKey", self.key.get_op_key("sign"))
         self._header = _base64(msgspec.json.encode({"alg": self.algorithm, "kid": self.kid, "typ": TYPE}))
+
+    def __getstate__(self) -> tuple[dict[str, Any], str]:
+        """Goes to another process with its key: what the file holds may be another by then."""
+        return self.key.as_dict(private=True), self.issuer
+
+    def __setstate__(self, state: tuple[dict[str, Any], str]) -> None:
+        """Comes from another process."""
+        self._take(*state)
+        self._prepare()
 
     @property
     def public_jwk(self) -> str:
@@ -157,11 +175,24 @@ class Signer:
         public = self.key.as_dict(private=False)
         return msgspec.json.encode(public | {"kid": self.kid, "use": "sig", "alg": self.algorithm}).decode()
 
-    def sign(self, record: Record, prev: str) -> str:
+    def payload(self, record: Record) -> bytes:
+        """Returns the payload of a record's receipt but for its link."""
+        return payload(record, self.issuer, "")
+
+    def sign(self, unlinked: bytes, prev: str) -> str:
         """Returns the receipt of a record that follows `prev`: a compact JWS (RFC 7515, section 7.1)."""
         # With the key itself: what the library does around it for each signature takes longer than the signature.
-        signed = b"%b.%b" % (self._header, _base64(payload(record, self.issuer, prev)))
+        linked = unlinked.replace(UNLINKED, b'"prev":"%b"' % prev.encode(), 1)
+        signed = b"%b.%b" % (self._header, _base64(linked))
         return (b"%b.%b" % (signed, _base64(self._signature(signed)))).decode()
+
+    def chain(self, head: str, payloads: Iterable[bytes]) -> list[str]:
+        """Returns the receipts of records that follow one another, the first of them `head`."""
+        receipts = []
+        for unlinked in payloads:
+            receipts.append(self.sign(unlinked, head))
+            head = digest(receipts[-1].encode())
+        return receipts
 
     def _signature(self, data: bytes) -> bytes:
         if self.algorithm == "Ed25519":

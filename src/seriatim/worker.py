@@ -31,6 +31,7 @@ from seriatim.config import Config
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.model import COUNTER_MAX, Entry, Record, Series, Standing, follows, place_text
 from seriatim.signing import Signer
+from seriatim.signing_process import SigningProcess
 from seriatim.store import Slice, Store
 
 log = structlog.stdlib.get_logger(__name__)
@@ -61,11 +62,26 @@ def wake(client: redis.Redis, shard: int) -> None:
         queue(client).enqueue("seriatim.worker.drain", shard, job_id=job, result_ttl=0, job_timeout=-1, failure_ttl=60)
 
 
-class _Signed(msgspec.Struct, frozen=True):
-    """What is to be committed and dropped from the outboxes; series as they will be then."""
+class _Part(msgspec.Struct, frozen=True):
+    """Records of one series, in order, that follow its last settled one, and what their receipts will say."""
+
+    series: Series
+    genesis: bytes
+    records: Sequence[Record]
+    payloads: list[bytes]
+
+    def signed(self, receipts: Sequence[str]) -> Slice:
+        """Returns it with its receipts."""
+        pairs = zip(self.records, receipts, strict=True)
+        records = [msgspec.structs.replace(record, receipt=receipt) for record, receipt in pairs]
+        return Slice(self.series, self.genesis, records, _head(receipts))
+
+
+class _Read(msgspec.Struct, frozen=True):
+    """What is to be signed, committed, and dropped from the outboxes of `settled`; series as they will be then."""
 
     standing: Standing
-    slices: list[Slice]
+    parts: list[_Part]
     settled: list[Series]
 
 
@@ -76,6 +92,7 @@ class Drainer:
         self.client = client
         self._store = store
         self._signer = signer
+        self._signing = SigningProcess(signer)
         self._config = config
         self._standing: Standing | None = None
         self._until = math.inf
@@ -128,22 +145,36 @@ class Drainer:
         return True
 
     def _pipeline(self, shard: int, lock: Any, until: float) -> bool:
-        """Settles slice after slice; while the store commits one, the next is signed. False when the shard is clean."""
+        """Settles slice after slice: one is committed, the next signed, the one behind read. False: the shard is clean.
+
+        Signing knows a chain's last receipt only when it is done, so `heads` go from one slice to the next.
+        """
         ahead: dict[str, Series] = {}
+        heads: dict[str, str] = {}
         with ThreadPoolExecutor(1) as committer:
             committing: Future[None] | None = None
+            behind: _Read | None = None
             while True:
-                over = committing is not None and (time.monotonic() >= until or self.stopping.is_set())
-                signed = None if over else self._next(shard, ahead)
+                over = behind is not None and (time.monotonic() >= until or self.stopping.is_set())
+                read = None if over else self._read(shard, ahead)
+                receipts = self._signing.receipts() if behind else []
+                if behind:
+                    heads |= {part.series.id: _head(said) for part, said in zip(behind.parts, receipts, strict=True)}
+                if read:
+                    self._signing.begin([(heads.get(p.series.id) or _link(p), p.payloads) for p in read.parts])
                 if committing is not None:
                     committing.result()
                     lock.reacquire()
-                if signed is None:
+                if behind:
+                    committing = committer.submit(self._settle, behind, receipts)
+                if read is None:
+                    if committing is not None:
+                        committing.result()
                     return over
-                committing = committer.submit(self._settle, signed)
+                behind = read
 
-    def _next(self, shard: int, ahead: dict[str, Series]) -> _Signed | None:
-        """Signs the next slice, and moves `ahead` to where the series will be when it is settled.
+    def _read(self, shard: int, ahead: dict[str, Series]) -> _Read | None:
+        """Reads the next slice, and moves `ahead` to where the series will be when it is settled.
 
         None when the shard is clean.
         """
@@ -158,7 +189,7 @@ class Drainer:
         # Read the outboxes first: what another worker settles meanwhile is then not taken for a gap.
         outboxes = outbox.records_of(self.client, shard, places, SLICE_RECORDS_MAX)
         ahead |= self._store.series_by_ids(new)
-        signed = _Signed(standing, [], [])
+        read = _Read(standing, [], [])
         for name, records in outboxes.items():
             if name not in ahead:
                 raise Damaged(f"Redis holds records of series {name}, which the store does not know.")
@@ -166,17 +197,19 @@ class Drainer:
                 raise Stale  # another worker has gone on from there
             fresh = self._fresh(ahead[name], records)
             if fresh:
-                signed.slices.append(self._sign(ahead[name], fresh))
-                ahead[name] = signed.slices[-1].after
+                read.parts.append(self._part(ahead[name], fresh))
+                position, k = fresh[-1].place
+                ahead[name] = msgspec.structs.replace(ahead[name], position=position, k=k)
             if fresh or name in new:
-                signed.settled.append(ahead[name])
-        return signed
+                read.settled.append(ahead[name])
+        return read
 
-    def _settle(self, signed: _Signed) -> None:
-        if signed.slices:
-            self._store.commit(signed.standing, signed.slices)
-        for series in signed.settled:
-            scripts.settle(self.client, signed.standing, series, series.place)
+    def _settle(self, read: _Read, receipts: Sequence[Sequence[str]]) -> None:
+        if read.parts:
+            slices = [part.signed(said) for part, said in zip(read.parts, receipts, strict=True)]
+            self._store.commit(read.standing, slices)
+        for series in read.settled:
+            scripts.settle(self.client, read.standing, series, series.place)
 
     def _meet(self) -> Standing:
         if self._standing is None:
@@ -201,15 +234,16 @@ class Drainer:
             place = record.place
         return fresh
 
-    def _sign(self, series: Series, fresh: Sequence[Record]) -> Slice:
-        genesis = series.genesis or signing.genesis(series)
-        head = series.head or signing.digest(genesis)
-        signed = []
-        for record in fresh:
-            receipt = self._signer.sign(record, head)
-            head = signing.digest(receipt.encode())
-            signed.append(msgspec.structs.replace(record, receipt=receipt))
-        return Slice(series, genesis, signed, head)
+    def _part(self, series: Series, fresh: Sequence[Record]) -> _Part:
+        return _Part(series, series.genesis or signing.genesis(series), fresh, list(map(self._signer.payload, fresh)))
+
+
+def _link(part: _Part) -> str:
+    return part.series.head or signing.digest(part.genesis)
+
+
+def _head(receipts: Sequence[str]) -> str:
+    return signing.digest(receipts[-1].encode())
 
 
 def _unsettled(record: Record) -> Record:
