@@ -34,6 +34,7 @@ GROUPS = {
     "serve --port": "API",
     "uvicorn": "API",
     "gunicorn": "API",
+    "multiprocessing": "worker",
     "valkey-server": "Valkey",
     "postgres": "PostgreSQL",
 }

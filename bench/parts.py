@@ -128,7 +128,9 @@ class Parts:
         with self.worker() as worker:
             while left:
                 left = self.backlog()
-                points.append((time.perf_counter(), left, process_cpu_s(worker.pid)))
+                children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+                cpu_s = sum(process_cpu_s(pid) for pid in (worker.pid, *map(int, children)))
+                points.append((time.perf_counter(), left, cpu_s))
                 assert worker.poll() is None, "the worker has ended"
                 time.sleep(POLL_S)
         return points

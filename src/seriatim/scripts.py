@@ -89,19 +89,28 @@ def script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+FAULTS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.ResponseError, OSError)
+"""What the driver raises when a command was not answered, or not as it should be."""
+
+
+def _meaning(error: Exception) -> Stale | Unavailable:
+    """Returns the driver's error as ours. After one the outcome of a script is unknown."""
+    if isinstance(error, redis.exceptions.NoScriptError):
+        return Stale()
+    if isinstance(error, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError):
+        return Unavailable(f"Redis refuses to write: {error}. Nothing was allocated.")
+    if isinstance(error, redis.exceptions.ResponseError):
+        return Unavailable(f"Redis refuses the script: {error}")
+    return Unavailable("Redis does not answer. Repeat the request with the same id.")
+
+
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns the driver's errors into ours. After one the outcome of a script is unknown."""
+    """Turns the driver's errors into ours."""
     try:
         yield
-    except redis.exceptions.NoScriptError as error:
-        raise Stale from error
-    except (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError) as error:
-        raise Unavailable(f"Redis refuses to write: {error}. Nothing was allocated.") from error
-    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
-        raise Unavailable("Redis does not answer. Repeat the request with the same id.") from error
-    except redis.exceptions.ResponseError as error:
-        raise Unavailable(f"Redis refuses the script: {error}") from error
+    except FAULTS as error:
+        raise _meaning(error) from error
 
 
 @asynccontextmanager
@@ -405,15 +414,18 @@ async def _evaluate(
     client: redis.asyncio.Redis, name: str, keys: Sequence[str], standing: Standing, *arguments: str | bytes
 ) -> Any:
     said: Any = ("EVALSHA", script(name).sha, len(keys), *keys, standing.epoch, str(standing.generation), *arguments)
+    packed = hiredis.pack_command(said)
     pool: Any = client.connection_pool  # its methods have no types
-    async with answered():
-        # What the client does around a command on its connection takes longer than the command.
-        connection = await pool.get_connection()
-        try:
-            await connection.send_packed_command(hiredis.pack_command(said))
-            return await connection.read_response()
-        finally:
-            await pool.release(connection)
+    try:  # as `answered`, and the client's own way: what either does around a command takes longer than the command
+        async with asyncio.timeout(ANSWER_S):
+            connection = await pool.get_connection()
+            try:
+                await connection.send_packed_command(packed)
+                return await connection.read_response()
+            finally:
+                await pool.release(connection)
+    except FAULTS as error:
+        raise _meaning(error) from error
 
 
 # synchronous: what workers, start-up and changes of definitions call ----------------------------------------------
