@@ -21,7 +21,7 @@ function series.is_current(key, epoch, generation)
   return shard[1] == epoch and shard[2] == generation
 end
 
--- Answers the shard's backlog and the server's time in ms; or nothing, and the word why no script may go on.
+-- Answers the shard's backlog; or nothing, the word why no script may go on, and the reason of a halt.
 function series.enter(key, epoch, generation)
   local shard = redis.call('HMGET', key, 'epoch', 'generation', 'backlog', 'halted')
   if not shard[1] or not shard[2] or not shard[3] then
@@ -31,21 +31,23 @@ function series.enter(key, epoch, generation)
   elseif shard[1] ~= epoch or shard[2] ~= generation then
     return nil, 'stale'
   end
-  return tonumber(shard[3]), series.clock_ms()
+  return tonumber(shard[3])
 end
 
 -- Reads a series and cross-checks its outbox. Answers its state; or nothing, and the reply that refuses requests.
 function series.read(key, outbox, prefix, clock_ms)
   local h = redis.call('HMGET', key, 'version', 'open', 'on', 'changing', 'pos', 'k', 'date',
     'id', 'time', 'items', 'done', 'claims', 'notes')
-  local length = redis.call('XLEN', outbox)
-  local top = redis.call('XREVRANGE', outbox, '+', '-', 'COUNT', 1)[1]
   if not h[1] or h[2] ~= '1' then
     return nil, { 'unloaded' }
-  elseif length ~= tonumber(h[10]) then
+  end
+  local length, place = redis.call('XLEN', outbox), h[5] .. '-' .. h[6]
+  if length ~= tonumber(h[10]) then
     return nil, { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. h[10] }
-  elseif top and top[1] ~= h[5] .. '-' .. h[6] then
-    return nil, { 'damaged', 'the outbox ends at ' .. top[1] .. ', the series at ' .. h[5] .. '-' .. h[6] }
+  end
+  local beyond = redis.call('XREVRANGE', outbox, '+', '(' .. place, 'COUNT', 1)[1]
+  if beyond then
+    return nil, { 'damaged', 'the outbox goes on to ' .. beyond[1] .. ', the series to ' .. place }
   end
   return {
     key = key, outbox = outbox, prefix = prefix, clock_ms = clock_ms, version = tonumber(h[1]), active = h[3] == '1',

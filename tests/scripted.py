@@ -88,7 +88,7 @@ def group(
 def allocate(server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6, atomic: bool = False) -> list[list[Any]]:
     async def call() -> list[list[Any]]:
         async with redis.asyncio.Redis.from_url(server.url) as client:
-            allocated = await scripts.allocate(client, STANDING, SHARD, groups, backlog_max=backlog_max, atomic=atomic)
+            allocated = await scripts.allocate(client, STANDING, groups, backlog_max=backlog_max, atomic=atomic)
             return allocated.replies
 
     return asyncio.run(call())
