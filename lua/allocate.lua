@@ -86,17 +86,18 @@ local function enter()
 end
 
 local function read_state(group, shard, k)
-  local state, refused = series.read(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], clock_ms)
+  local renderings = group[6]
+  local state, refused = series.read(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], clock_ms, renderings[1][2])
   if not state then
     return nil, refused
   end
-  series.apply(state, group[5], group[6])
+  for r = 2, #renderings do
+    series.read_more(state, renderings[r][2])
+  end
+  series.apply(state, group[5])
   state.id, state.shard, state.wanted = group[1], shard, group[3]
   state.ids, state.now_text = index.open(state.prefix, state.position), text(state.now)
-  state.raised, state.known, state.entries, state.fresh = {}, {}, {}, {}
-  for field in pairs(state.counters) do
-    state.known[field] = true
-  end
+  state.raised, state.begun, state.entries, state.fresh = {}, {}, {}, {}
   return state
 end
 
@@ -139,6 +140,7 @@ local function issue(state, rendering, id, fingerprint, meta, signature)
     return code
   end
   for i, field in ipairs(rendering[2]) do
+    state.begun[field] = state.begun[field] or not state.counters[field]
     state.counters[field] = values[i]
     state.raised[field] = values[i]
   end
@@ -181,9 +183,9 @@ end
 -- Forgets the counters of periods that are over: dates of a strict series do not go back to them. A later period may
 -- have been raised by a skip already; the names of periods sort by time.
 local function forget(state)
-  for field in pairs(state.raised) do
-    local counter = string.match(field, '^%a+:')
-    if counter and not state.known[field] then
+  for field, begun in pairs(state.begun) do
+    local counter = begun and string.match(field, '^%a+:')
+    if counter then
       for _, old in ipairs(redis.call('HKEYS', state.key)) do
         if string.sub(old, 1, #counter) == counter and old < field and not state.raised[old] then
           redis.call('HDEL', state.key, old)

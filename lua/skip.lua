@@ -47,9 +47,9 @@ if not backlog then
 end
 local clock_ms = series.clock_ms()
 local id, version, rules, rendering = unpack(cmsgpack.unpack(ARGV[4]))
-local state, refused = series.read(KEYS[3], KEYS[4], '', clock_ms)
+local state, refused = series.read(KEYS[3], KEYS[4], '', clock_ms, rendering[2])
 if state then
-  series.apply(state, rules, { rendering })
+  series.apply(state, rules)
   refused = series.refusal(state, version)
 end
 if refused then

@@ -43,7 +43,7 @@ if not backlog then
   return { word, reason or 0, {}, {} }
 end
 local clock_ms = series.clock_ms()
-local state, refused = series.read(KEYS[3], KEYS[4], KEYS[5], clock_ms)
+local state, refused = series.read(KEYS[3], KEYS[4], KEYS[5], clock_ms, {})
 if refused then
   return { 'ok', clock_ms, { 0 }, { refused } }
 end
