@@ -18,7 +18,7 @@ from client import Load, Run, run
 from contenders import PAUSED, Arena
 from options import Options
 from rivals.documents import META
-from scripted import ALWAYS, MARK, SHARD, STANDING, TODAY, enrolled, make_series, opened
+from scripted import ALWAYS, MARK, STANDING, TODAY, enrolled, make_series, opened
 from seriatim import scripts
 from seriatim.formats import Window
 from seriatim.model import Series, canonical_meta
@@ -83,7 +83,7 @@ class _Recorder:
         self.sent.append(command)
 
     async def read_response(self) -> Any:
-        return [b"ok", 0, 0, []]
+        return [b"ok", 0, [0], []]
 
     async def release(self, _connection: _Recorder) -> None:
         pass
@@ -97,7 +97,7 @@ async def _calls(series: Series) -> list[bytes]:
         group = scripts.Group(series, Window(*ALWAYS, TODAY))
         for _ in range(BATCH):
             group.add(None, (uuid.uuid4().bytes + MARK, meta, b""))
-        await scripts.allocate(recorder, STANDING, SHARD, [group], backlog_max=10**9, atomic=True)
+        await scripts.allocate(recorder, STANDING, [group], backlog_max=10**9, atomic=True)
     sent: list[bytes] = recorder.sent
     return sent
 

@@ -1,19 +1,20 @@
 #!lua
--- allocate.lua: issue the next numbers of some series of one shard, or answer with what was issued before.
+-- allocate.lua: issue the next numbers of some series, or answer with what was issued before.
 --
 -- One call carries the requests of many callers, each answered for itself; or it is a batch, all or nothing.
 -- Everything is checked before the first write, so that a refusal, a wrong type or a full memory leaves every key as
 -- it was.
 --
--- KEYS[1]       shard hash: epoch, generation, backlog; halted when allocation is stopped
--- KEYS[2]       dirty set: ids of the series whose outbox holds records
--- KEYS[3i..]    for group i = 1, 2, ...: its series hash, its outbox stream, the prefix of its id index (index.lua)
---               and, with ':voids' behind it, of the hash of its voided positions (void.lua)
+-- KEYS[1..]     for shard s = 1, 2, ...: its hash (epoch, generation, backlog; halted when allocation is stopped) and
+--               its dirty set, ids of the series whose outbox holds records;
+--               then for group i = 1, 2, ...: its series hash, its outbox stream, the prefix of its id index
+--               (index.lua) and, with ':voids' behind it, of the hash of its voided positions (void.lua)
 -- ARGV[1]       epoch
 -- ARGV[2]       generation
--- ARGV[3]       how many records the shard's outboxes may hold
+-- ARGV[3]       how many records a shard's outboxes may hold
 -- ARGV[4]       '1' when the call is a batch: one refused request refuses all
--- ARGV[5]       msgpack: a list of groups {series id, version, number of requests, rules, renderings, which}
+-- ARGV[5]       msgpack: a list of groups {series id, s of its shard, version, number of requests, rules, renderings,
+--               which}
 --               rules       {from ms, until ms, today, strict, digits_max, first}: the local day for which the
 --                           renderings hold, whether dates must not go back, how many digits a code may have, and
 --                           what counters begin with in the series' first periods
@@ -27,10 +28,10 @@
 --               of the payload (8 bytes), the lengths of what follows (4 bytes each), meta as canonical JSON or '',
 --               and the client's signature or ''
 --
--- Replies {call, now ms, shard turned dirty (1 or 0), {request, ...}}; call is
+-- Replies {call, now ms, {shard turned dirty (1 or 0), ...}, {request, ...}}; call is
 --   'ok'        the requests are answered
---   'lost'      the shard hash is missing
---   'stale'     the caller's epoch or generation is not this server's
+--   'lost'      a shard hash is missing
+--   'stale'     the caller's epoch or generation is not a shard's
 --   'halted'    allocation is stopped; the second element is the reason
 -- and a request is one of
 --   {'issued', position, numbers, code, created ms, date, previous id or ''}
@@ -65,27 +66,38 @@ local RUN_MAX = 32
 local ACCEPTED = { issued = true, replayed = true, settled = true }
 local KEPT = '^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z%Z*%z(.*)$'
 
-local backlog, clock_ms, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
-if not backlog then
-  return { clock_ms, reason or 0, 0, {} }
-end
-
-local room = tonumber(ARGV[3]) - backlog
-local was_dirty = redis.call('SCARD', KEYS[2]) > 0
+local clock_ms = series.clock_ms()
 local atomic = ARGV[4] == '1'
 local groups = cmsgpack.unpack(ARGV[5])
+local shard_keys = #KEYS - 3 * #groups
 
-local function read_state(group, key)
-  local state, refused = series.read(KEYS[key], KEYS[key + 1], KEYS[key + 2], clock_ms)
+-- The shards as they stand; or nothing, and the reply that refuses the call.
+local function enter()
+  local shards = {}
+  for k = 1, shard_keys, 2 do
+    local backlog, word, reason = series.enter(KEYS[k], ARGV[1], ARGV[2])
+    if not backlog then
+      return nil, { word, reason or 0, {}, {} }
+    end
+    shards[#shards + 1] = { key = KEYS[k], dirty = KEYS[k + 1], backlog = backlog, room = tonumber(ARGV[3]) - backlog,
+      was_dirty = redis.call('SCARD', KEYS[k + 1]) > 0, issued = 0, ids = {} }
+  end
+  return shards
+end
+
+local function read_state(group, shard, k)
+  local renderings = group[6]
+  local state, refused = series.read(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], clock_ms, renderings[1][2])
   if not state then
     return nil, refused
   end
-  series.apply(state, group[4], group[5])
-  state.wanted, state.ids, state.now_text = group[2], index.open(state.prefix, state.position), text(state.now)
-  state.raised, state.known, state.entries, state.fresh = {}, {}, {}, {}
-  for field in pairs(state.counters) do
-    state.known[field] = true
+  for r = 2, #renderings do
+    series.read_more(state, renderings[r][2])
   end
+  series.apply(state, group[5])
+  state.id, state.shard, state.wanted = group[1], shard, group[3]
+  state.ids, state.now_text = index.open(state.prefix, state.position), text(state.now)
+  state.raised, state.begun, state.entries, state.fresh = {}, {}, {}, {}
   return state
 end
 
@@ -117,7 +129,7 @@ local function refusal(state, date)
     return { 'past', state.last_date }
   elseif state.strict and date > state.today then
     return { 'future', state.today }
-  elseif room <= 0 then
+  elseif state.shard.room <= 0 then
     return { 'backlog' }
   end
 end
@@ -128,6 +140,7 @@ local function issue(state, rendering, id, fingerprint, meta, signature)
     return code
   end
   for i, field in ipairs(rendering[2]) do
+    state.begun[field] = state.begun[field] or not state.counters[field]
     state.counters[field] = values[i]
     state.raised[field] = values[i]
   end
@@ -144,7 +157,7 @@ local function issue(state, rendering, id, fingerprint, meta, signature)
     .. (claimed and '1' or '') .. '\0' .. signature .. '\0' .. meta .. '\0' .. previous
   state.fresh[id] = entry
   state.entries[#state.entries + 1] = entry
-  room = room - 1
+  state.shard.room = state.shard.room - 1
   return entry.said
 end
 
@@ -170,9 +183,9 @@ end
 -- Forgets the counters of periods that are over: dates of a strict series do not go back to them. A later period may
 -- have been raised by a skip already; the names of periods sort by time.
 local function forget(state)
-  for field in pairs(state.raised) do
-    local counter = string.match(field, '^%a+:')
-    if counter and not state.known[field] then
+  for field, begun in pairs(state.begun) do
+    local counter = begun and string.match(field, '^%a+:')
+    if counter then
       for _, old in ipairs(redis.call('HKEYS', state.key)) do
         if string.sub(old, 1, #counter) == counter and old < field and not state.raised[old] then
           redis.call('HDEL', state.key, old)
@@ -197,7 +210,7 @@ local function append(state)
   return items
 end
 
-local function write(state, id)
+local function write(state)
   local items = state.items + append(state)
   for _, entry in ipairs(state.entries) do
     index.add(state.ids, entry.id, index.pack(entry.fingerprint, entry.position))
@@ -213,15 +226,38 @@ local function write(state, id)
     forget(state)
   end
   index.call_sliced('HSET', state.key, changes)
-  redis.call('SADD', KEYS[2], id)
 end
 
-local replies, states, at, issued, refused_any = {}, {}, 1, 0, false
+-- Notes in the shards what is about to be written, and tells of each whether it turns dirty. Before the records: should
+-- the server refuse one of them after all, then what was written is still found.
+local function mark(shards, states)
+  for _, state in ipairs(states) do
+    local shard = state.shard
+    shard.issued = shard.issued + #state.entries
+    table.insert(shard.ids, state.id)
+  end
+  local turned_dirty = {}
+  for s, shard in ipairs(shards) do
+    if shard.issued > 0 then
+      redis.call('HSET', shard.key, 'backlog', text(shard.backlog + shard.issued))
+      index.call_sliced('SADD', shard.dirty, shard.ids)
+    end
+    turned_dirty[s] = (shard.issued > 0 and not shard.was_dirty) and 1 or 0
+  end
+  return turned_dirty
+end
+
+local shards, refused_call = enter()
+if not shards then
+  return refused_call
+end
+
+local replies, states, at, refused_any = {}, {}, 1, false
 for g, group in ipairs(groups) do
-  local state, refused = read_state(group, g * 3)
+  local state, refused = read_state(group, shards[group[2]], shard_keys + 3 * (g - 1))
   local first = #replies + 1
-  for i = 1, group[3] do
-    local rendering = group[5][group[6][i] or 1]
+  for i = 1, group[4] do
+    local rendering = group[6][group[7][i] or 1]
     local id, fingerprint, meta_bytes, signature_bytes, from = struct.unpack('>c16c8I4I4', ARGV[6], at)
     at = from + meta_bytes + signature_bytes
     local reply = refused or answer(state, rendering, id, fingerprint, string.sub(ARGV[6], from, from + meta_bytes - 1),
@@ -230,8 +266,7 @@ for g, group in ipairs(groups) do
     replies[#replies + 1] = reply
   end
   if state and #state.entries > 0 and index.can_grow(state.ids, state.position) then
-    table.insert(states, { state, group[1] })
-    issued = issued + #state.entries
+    states[#states + 1] = state
   elseif state and #state.entries > 0 then
     refused_any = true
     for i = first, #replies do
@@ -241,12 +276,10 @@ for g, group in ipairs(groups) do
 end
 
 if atomic and refused_any then
-  return { 'ok', clock_ms, 0, replies }
+  states = {}
 end
-for _, pair in ipairs(states) do
-  write(pair[1], pair[2])
+local turned_dirty = mark(shards, states)
+for _, state in ipairs(states) do
+  write(state)
 end
-if issued > 0 then
-  redis.call('HSET', KEYS[1], 'backlog', text(backlog + issued))
-end
-return { 'ok', clock_ms, (issued > 0 and not was_dirty) and 1 or 0, replies }
+return { 'ok', clock_ms, turned_dirty, replies }

@@ -12,9 +12,9 @@
 -- @include index.lua
 -- @include series.lua
 
-local backlog, clock_ms, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
+local backlog, word, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
 if not backlog then
-  return { clock_ms, reason }
+  return { word, reason }
 end
 local company = redis.call('HMGET', KEYS[2], 'open', 'claims', 'changing', 'default:' .. ARGV[4])
 if company[1] ~= '1' then
@@ -28,7 +28,7 @@ if known then
 elseif known == nil or not index.can_grow(ids, claims + 1) then
   return { 'damaged', 'a bucket of the index of claims is missing or in the way' }
 elseif company[3] then
-  return { 'changing', clock_ms - tonumber(company[3]) }
+  return { 'changing', series.clock_ms() - tonumber(company[3]) }
 elseif not company[4] then
   return { 'none' }
 end

@@ -21,7 +21,7 @@ function series.is_current(key, epoch, generation)
   return shard[1] == epoch and shard[2] == generation
 end
 
--- Answers the shard's backlog and the server's time in ms; or nothing, and the word why no script may go on.
+-- Answers the shard's backlog; or nothing, the word why no script may go on, and the reason of a halt.
 function series.enter(key, epoch, generation)
   local shard = redis.call('HMGET', key, 'epoch', 'generation', 'backlog', 'halted')
   if not shard[1] or not shard[2] or not shard[3] then
@@ -31,27 +31,34 @@ function series.enter(key, epoch, generation)
   elseif shard[1] ~= epoch or shard[2] ~= generation then
     return nil, 'stale'
   end
-  return tonumber(shard[3]), series.clock_ms()
+  return tonumber(shard[3])
 end
 
--- Reads a series and cross-checks its outbox. Answers its state; or nothing, and the reply that refuses requests.
-function series.read(key, outbox, prefix, clock_ms)
+-- Reads a series with the counters of these fields, and cross-checks its outbox. Answers its state; or nothing, and the
+-- reply that refuses requests.
+function series.read(key, outbox, prefix, clock_ms, fields)
   local h = redis.call('HMGET', key, 'version', 'open', 'on', 'changing', 'pos', 'k', 'date',
-    'id', 'time', 'items', 'done', 'claims', 'notes')
-  local length = redis.call('XLEN', outbox)
-  local top = redis.call('XREVRANGE', outbox, '+', '-', 'COUNT', 1)[1]
+    'id', 'time', 'items', 'done', 'claims', 'notes', unpack(fields))
   if not h[1] or h[2] ~= '1' then
     return nil, { 'unloaded' }
-  elseif length ~= tonumber(h[10]) then
+  end
+  local length, place = redis.call('XLEN', outbox), h[5] .. '-' .. h[6]
+  if length ~= tonumber(h[10]) then
     return nil, { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. h[10] }
-  elseif top and top[1] ~= h[5] .. '-' .. h[6] then
-    return nil, { 'damaged', 'the outbox ends at ' .. top[1] .. ', the series at ' .. h[5] .. '-' .. h[6] }
+  end
+  local beyond = redis.call('XREVRANGE', outbox, '+', '(' .. place, 'COUNT', 1)[1]
+  if beyond then
+    return nil, { 'damaged', 'the outbox goes on to ' .. beyond[1] .. ', the series to ' .. place }
+  end
+  local counters = {}
+  for i, field in ipairs(fields) do
+    counters[field] = tonumber(h[13 + i] or nil)
   end
   return {
     key = key, outbox = outbox, prefix = prefix, clock_ms = clock_ms, version = tonumber(h[1]), active = h[3] == '1',
     changing = tonumber(h[4] or nil), position = tonumber(h[5]), after = tonumber(h[6]), last_date = h[7] or '',
     last_id = h[8] or '', now = math.max(clock_ms, tonumber(h[9])), items = length, settled = tonumber(h[11]),
-    claims = tonumber(h[12]), notes = tonumber(h[13]),
+    claims = tonumber(h[12]), notes = tonumber(h[13]), counters = counters,
   }
 end
 
@@ -69,17 +76,16 @@ function series.record(outbox, position, id)
   end
 end
 
--- Takes the rules that a caller computed for a local day, and reads the counters that its renderings name.
-function series.apply(state, rules, renderings)
-  state.from, state.upto, state.today, state.strict = rules[1], rules[2], rules[3], rules[4]
-  state.digits_max, state.first = rules[5], rules[6]
-  state.counters = {}
-  for _, rendering in ipairs(renderings) do
-    local fields = rendering[2]
-    for i, value in ipairs(redis.call('HMGET', state.key, unpack(fields))) do
-      state.counters[fields[i]] = tonumber(value or nil)
-    end
+-- Reads more counters of a series, where requests have several renderings.
+function series.read_more(state, fields)
+  for i, value in ipairs(redis.call('HMGET', state.key, unpack(fields))) do
+    state.counters[fields[i]] = tonumber(value or nil)
   end
+end
+
+-- Takes the rules that a caller computed for a local day.
+function series.apply(state, rules)
+  state.from, state.upto, state.today, state.strict, state.digits_max, state.first = unpack(rules)
 end
 
 -- Why no request that depends on the definition or the day can be answered now, if so.

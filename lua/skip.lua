@@ -7,7 +7,7 @@
 -- ARGV[5]  which of the rendering's fields          ARGV[6]  the number that is to be next
 -- ARGV[7]  reason          ARGV[8]  actor
 --
--- Replies {call, now ms, shard turned dirty (1 or 0), {reply}}, where call is 'ok', 'lost', 'stale' or 'halted' as in
+-- Replies {call, now ms, {shard turned dirty (1 or 0)}, {reply}}, where call is 'ok', 'lost', 'stale' or 'halted' as in
 -- allocate.lua; and reply is one of
 --   {'skipped', position, k, field, from, to, created ms}    numbers from .. to are left out
 --   {'next', next}             the counter stands there already: nothing was recorded
@@ -41,18 +41,19 @@ local function skip(state, backlog, id, rendering)
   return turned_dirty, { 'skipped', state.position, state.after + 1, field, from, to, state.now }
 end
 
-local backlog, clock_ms, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
+local backlog, word, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
 if not backlog then
-  return { clock_ms, reason or 0, 0, {} }
+  return { word, reason or 0, {}, {} }
 end
+local clock_ms = series.clock_ms()
 local id, version, rules, rendering = unpack(cmsgpack.unpack(ARGV[4]))
-local state, refused = series.read(KEYS[3], KEYS[4], '', clock_ms)
+local state, refused = series.read(KEYS[3], KEYS[4], '', clock_ms, rendering[2])
 if state then
-  series.apply(state, rules, { rendering })
+  series.apply(state, rules)
   refused = series.refusal(state, version)
 end
 if refused then
-  return { 'ok', clock_ms, 0, { refused } }
+  return { 'ok', clock_ms, { 0 }, { refused } }
 end
 local turned_dirty, reply = skip(state, backlog, id, rendering)
-return { 'ok', clock_ms, turned_dirty, { reply } }
+return { 'ok', clock_ms, { turned_dirty }, { reply } }

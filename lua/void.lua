@@ -6,7 +6,7 @@
 -- ARGV[1]  epoch           ARGV[2]  generation     ARGV[3]  how many records the shard's outboxes may hold
 -- ARGV[4]  series id       ARGV[5]  the entry's 16 bytes of id              ARGV[6]  reason     ARGV[7]  actor
 --
--- Replies {call, now ms, shard turned dirty (1 or 0), {reply}}, where call is 'ok', 'lost', 'stale' or 'halted' as in
+-- Replies {call, now ms, {shard turned dirty (1 or 0)}, {reply}}, where call is 'ok', 'lost', 'stale' or 'halted' as in
 -- allocate.lua; and reply is one of
 --   {'voided', position of the entry, void}    msgpack {position, k, created ms, reason, actor}, now or before
 --   {'unknown'}                there is no entry with this id
@@ -38,13 +38,14 @@ local function void(state, backlog)
   return turned_dirty, { 'voided', position, packed }
 end
 
-local backlog, clock_ms, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
+local backlog, word, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
 if not backlog then
-  return { clock_ms, reason or 0, 0, {} }
+  return { word, reason or 0, {}, {} }
 end
-local state, refused = series.read(KEYS[3], KEYS[4], KEYS[5], clock_ms)
+local clock_ms = series.clock_ms()
+local state, refused = series.read(KEYS[3], KEYS[4], KEYS[5], clock_ms, {})
 if refused then
-  return { 'ok', clock_ms, 0, { refused } }
+  return { 'ok', clock_ms, { 0 }, { refused } }
 end
 local turned_dirty, reply = void(state, backlog)
-return { 'ok', clock_ms, turned_dirty, { reply } }
+return { 'ok', clock_ms, { turned_dirty }, { reply } }

@@ -24,7 +24,9 @@ SHARD = 3
 MARK = fingerprint(b"{}")
 
 
-def make_series(*, version: int = 1, active: bool = True, start: int | None = None, **numbering: Any) -> Series:
+def make_series(
+    *, version: int = 1, active: bool = True, shard: int = SHARD, start: int | None = None, **numbering: Any
+) -> Series:
     return Series(
         pk=1,
         id=new_id(),
@@ -39,7 +41,7 @@ def make_series(*, version: int = 1, active: bool = True, start: int | None = No
         active=active,
         default=True,
         version=version,
-        shard=SHARD,
+        shard=shard,
         loaded_epoch=None,
         genesis=None,
         position=0,
@@ -51,9 +53,10 @@ def make_series(*, version: int = 1, active: bool = True, start: int | None = No
     )
 
 
-def enrolled(valkey: Valkey) -> Valkey:
-    """A Valkey whose shard is enrolled and that knows the scripts."""
-    assert scripts.enroll(valkey.client, STANDING.epoch, SHARD, 0, 1) == "ok"
+def enrolled(valkey: Valkey, *more: int) -> Valkey:
+    """A Valkey whose shard is enrolled, with more if wanted, and that knows the scripts."""
+    for shard in (SHARD, *more):
+        assert scripts.enroll(valkey.client, STANDING.epoch, shard, 0, 1) == "ok"
     scripts.load(valkey.client)
     return valkey
 
@@ -86,12 +89,17 @@ def group(
 
 
 def allocate(server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6, atomic: bool = False) -> list[list[Any]]:
-    async def call() -> list[list[Any]]:
-        async with redis.asyncio.Redis.from_url(server.url) as client:
-            allocated = await scripts.allocate(client, STANDING, SHARD, groups, backlog_max=backlog_max, atomic=atomic)
-            return allocated.replies
+    return allocated(server, *groups, backlog_max=backlog_max, atomic=atomic).replies
 
-    return asyncio.run(call())
+
+def allocated(
+    server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6, atomic: bool = False
+) -> scripts.Allocated:
+    """As `allocate`, with the rest of what the script replied."""
+    return ask(
+        server,
+        lambda client: scripts.allocate(client, STANDING, groups, backlog_max=backlog_max, atomic=atomic),
+    )
 
 
 def find_all(server: Valkey, series: Series, entries: list[str]) -> list[scripts.Found | None]:

@@ -19,14 +19,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 from msgspec.structs import replace
 
 from core import SHARDS, drain_all, make_config, make_drainer, running_front
-from seriatim import worker
+from seriatim import allocator, worker
 from seriatim.errors import Conflict, NotFound, Unavailable
 from seriatim.http.app import Front
 from seriatim.ledger import Ledger, Wanted
-from seriatim.model import Entry, SeriesFields, canonical_meta
+from seriatim.model import Entry, SeriesFields, canonical_meta, shard_of
 from seriatim.store import Store
 from seriatim.worker import Drainer
-from stack import Valkey, new_id
+from stack import Valkey, new_id, until
 
 T = TypeVar("T")
 PAGE = 211
@@ -291,3 +291,45 @@ def test_any_order_of_requests_agrees_with_a_plain_list() -> None:
             print_blob=True,
         ),
     )
+
+
+@pytest.mark.parametrize(("series_a_call", "calls"), [(allocator.CALL_SERIES_MAX, 1), (3, 4)])
+def test_what_waits_goes_in_one_call_whatever_its_shard(
+    valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, series_a_call: int, calls: int
+) -> None:
+    # Given three series of each shard, that have been numbered in
+    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    store.migrate()
+    store.prepare(SHARDS)
+    company = store.create_company(new_id(), "test").id
+    config = make_config(valkey, store.engine.url.render_as_string(hide_password=False))
+
+    async def number() -> list[Entry]:
+        async with running_front(config) as front:
+            every = [id_in(shard) for shard in range(SHARDS) for _ in range(3)]
+            for series in every:
+                await front.definitions.put(company, series, SeriesFields(prefix="T-"))
+                await front.ledger.put_entry(company, series, Wanted(new_id()))
+            until(lambda: len(woken(valkey)) == SHARDS)
+
+            # When numbers are asked for in all of them at once
+            valkey.client.config_resetstat()
+            puts = [front.ledger.put_entry(company, series, Wanted(new_id())) for series in every]
+            return [entry for entry, _ in await asyncio.gather(*puts)]
+
+    monkeypatch.setattr(allocator, "CALL_SERIES_MAX", series_a_call)
+    entries = asyncio.run(number())
+    store.close()
+
+    # Then they travel together, as far as a call may carry them, and each is the second of its series
+    assert [entry.position for entry in entries] == [2] * 3 * SHARDS
+    assert valkey.client.info("commandstats")["cmdstat_evalsha"]["calls"] == calls
+
+
+def id_in(shard: int) -> str:
+    return next(series for series in iter(new_id, "") if shard_of(series, SHARDS) == shard)
+
+
+def woken(valkey: Valkey) -> set[str]:
+    """The shards for which a job waits."""
+    return {job[:3] for job in worker.queue(valkey.client).get_job_ids()}

@@ -247,8 +247,8 @@ def test_a_lua_file_opens_with_its_contract(path: Path) -> None:
     assert re.match(rf"{path.name}: \S.{{20,}}", script.header)
     assert script.runs == (path.stem in scripts.NAMES)
     if script.runs:
-        for word in ("KEYS[1]", "ARGV[1]", "Replies"):
-            assert word in script.header
+        for word in (r"KEYS\[1(\.\.)?\]", r"ARGV\[1\]", "Replies"):
+            assert re.search(word, script.header)
 
 
 @pytest.mark.parametrize("path", [path for path in LUA if Script(path).runs], ids=lambda path: path.stem)

@@ -72,7 +72,7 @@ def issue(server: Valkey, series: Series, lengths: list[int]) -> None:
     async def call(client: redis.asyncio.Redis) -> None:
         for length in lengths:
             groups = [group(series, [new_id() for _ in range(length)])]
-            await scripts.allocate(client, STANDING, SHARD, groups, backlog_max=BACKLOG_MAX)
+            await scripts.allocate(client, STANDING, groups, backlog_max=BACKLOG_MAX)
 
     ask(server, call)
 
@@ -365,7 +365,7 @@ class Machine(RuleBasedStateMachine):
 
     def allocate(self, ids: list[str]) -> list[list[Any]]:
         groups = [group(self.series, ids)]
-        call = scripts.allocate(self.client, STANDING, SHARD, groups, backlog_max=BACKLOG_MAX, atomic=len(ids) % 2 == 0)
+        call = scripts.allocate(self.client, STANDING, groups, backlog_max=BACKLOG_MAX, atomic=len(ids) % 2 == 0)
         return self.ask(call).replies
 
     @rule(length=LENGTHS)

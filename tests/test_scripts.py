@@ -8,16 +8,22 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from scripted import MARK, SHARD, STANDING, allocate, enrolled, find_all, group, make_series, opened
+from scripted import MARK, SHARD, STANDING, allocate, allocated, enrolled, find_all, group, make_series, opened
 from seriatim import keyspace, scripts
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.model import COUNTER_MAX, Counted, Series, uuid_bytes
 from stack import Valkey, new_id
 
+ELSEWHERE = 9
+
 
 @pytest.fixture
 def server(valkey: Valkey) -> Valkey:
-    return enrolled(valkey)
+    return enrolled(valkey, ELSEWHERE)
+
+
+def backlog(server: Valkey, shard: int) -> int:
+    return int(server.client.hget(keyspace.shard_key(shard), "backlog") or -1)
 
 
 def test_one_call_answers_each_request_for_itself(server: Valkey) -> None:
@@ -243,6 +249,100 @@ def test_a_full_backlog_refuses_only_what_does_not_fit(server: Valkey) -> None:
     assert again[0][0] == b"replayed"
 
 
+# shards -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_carries_series_of_several_shards(server: Valkey) -> None:
+    # Given series of two shards, in turn
+    here, there, also_here = (opened(server, make_series(shard=shard)) for shard in (SHARD, ELSEWHERE, SHARD))
+    known = new_id()
+    assert allocated(server, group(there, [known])).turned_dirty == [ELSEWHERE]
+
+    # When one call asks for numbers in all of them
+    groups = group(here, [new_id(), new_id()]), group(there, [new_id(), known]), group(also_here, [new_id()])
+    answered = allocated(server, *groups)
+
+    # Then the replies are in the order of the groups
+    assert [reply[:2] for reply in answered.replies] == [
+        [b"issued", 1],
+        [b"issued", 2],
+        [b"issued", 2],
+        [b"replayed", 1],
+        [b"issued", 1],
+    ]
+
+    # And each shard has its own series and records, and only what was clean has turned dirty
+    assert answered.turned_dirty == [SHARD]
+    assert (backlog(server, SHARD), backlog(server, ELSEWHERE)) == (3, 2)
+    dirty = {here.id.encode(), also_here.id.encode()}, {there.id.encode()}
+    assert tuple(server.client.smembers(keyspace.dirty_key(shard)) for shard in (SHARD, ELSEWHERE)) == dirty
+
+    # And each is settled by itself
+    assert scripts.settle(server.client, STANDING, here, (2, 0)) == 0
+    assert (backlog(server, SHARD), backlog(server, ELSEWHERE)) == (1, 2)
+
+
+def test_a_call_that_only_repeats_turns_no_shard_dirty(server: Valkey) -> None:
+    # Given settled entries in two shards
+    both = [opened(server, make_series(shard=shard)) for shard in (SHARD, ELSEWHERE)]
+    ids = [new_id(), new_id()]
+    groups = [group(series, [one]) for series, one in zip(both, ids, strict=True)]
+    assert allocated(server, *groups).turned_dirty == [SHARD, ELSEWHERE]
+    for series in both:
+        scripts.settle(server.client, STANDING, series, (1, 0))
+    before = server.dump()
+
+    # When they are asked for again, then they are answered, and nothing has changed
+    answered = allocated(server, *groups)
+    assert [reply[0] for reply in answered.replies] == [b"settled", b"settled"]
+    assert answered.turned_dirty == []
+    assert server.dump() == before
+
+
+def test_each_shard_has_room_for_itself(server: Valkey) -> None:
+    # Given a shard with room for one record, and another that is empty
+    here, also_here, there = (opened(server, make_series(shard=shard)) for shard in (SHARD, SHARD, ELSEWHERE))
+    allocate(server, group(here, [new_id()]))
+
+    # When one call asks for two numbers in each series
+    before = server.dump()
+    groups = [group(series, [new_id(), new_id()]) for series in (here, also_here, there)]
+    words = [b"issued", b"backlog", b"backlog", b"backlog", b"issued", b"issued"]
+
+    # Then as a batch it writes nothing, and otherwise what has room
+    refused = allocated(server, *groups, backlog_max=2, atomic=True)
+    assert ([reply[0] for reply in refused.replies], refused.turned_dirty) == (words, [])
+    assert server.dump() == before
+    assert [reply[0] for reply in allocate(server, *groups, backlog_max=2)] == words
+    assert (backlog(server, SHARD), backlog(server, ELSEWHERE)) == (2, 2)
+
+
+SPOILT: dict[str, tuple[Callable[[Valkey, str], object], type[Exception]]] = {
+    "lost": (lambda server, key: server.client.delete(key), Stale),
+    "without a backlog": (lambda server, key: server.client.hdel(key, "backlog"), Stale),
+    "of another epoch": (lambda server, key: server.client.hset(key, "epoch", "another"), Stale),
+    "of another generation": (lambda server, key: server.client.hset(key, "generation", "2"), Stale),
+    "halted": (lambda server, key: server.client.hset(key, "halted", "the reason"), Halted),
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("shard", [SHARD, ELSEWHERE])
+def test_one_shard_that_cannot_go_on_refuses_the_whole_call(server: Valkey, shard: int, spoilt: str) -> None:
+    # Given series of two shards, one of which is lost, foreign or halted
+    groups = [group(opened(server, make_series(shard=of)), [new_id()]) for of in (SHARD, ELSEWHERE)]
+    spoil, error = SPOILT[spoilt]
+    spoil(server, keyspace.shard_key(shard))
+    before = server.dump()
+
+    # When one call asks for numbers in both, then it is refused, and every key is as it was
+    with pytest.raises(error):
+        allocate(server, *groups)
+    assert server.dump() == before
+
+
+# faults -----------------------------------------------------------------------------------------------------------
+
 KEYS: dict[str, Callable[[Series], str]] = {
     "shard": lambda _: keyspace.shard_key(SHARD),
     "dirty": lambda _: keyspace.dirty_key(SHARD),
@@ -257,7 +357,7 @@ KEYS: dict[str, Callable[[Series], str]] = {
 @pytest.mark.parametrize("used", [False, True])
 def test_a_wrong_type_at_any_key_leaves_every_key_as_it_was(server: Valkey, planted: str, *, used: bool) -> None:
     # Given a series about to split its index, with a value of a wrong type at one of its keys
-    series, neighbour = opened(server, make_series()), opened(server, make_series())
+    series, near, far = (opened(server, make_series(shard=shard)) for shard in (SHARD, SHARD, ELSEWHERE))
     if used:
         allocate(server, group(series, [new_id() for _ in range(39)]))
     key = KEYS[planted](series)
@@ -265,16 +365,17 @@ def test_a_wrong_type_at_any_key_leaves_every_key_as_it_was(server: Valkey, plan
     server.client.set(key, "planted")
     before = server.dump()
 
-    # When numbers are asked for, beside those of a sound series, enough for the index to split
+    # When numbers are asked for, beside those of sound series, enough for the index to split
+    neighbours = [group(one, [new_id()]) for one in (near, far)]
     try:
-        replies = allocate(server, group(neighbour, [new_id()]), group(series, [new_id() for _ in range(50)]))
+        replies = allocate(server, *neighbours, group(series, [new_id() for _ in range(50)]))
     except Unavailable:
         # Then the call is refused and nothing has changed
         assert server.dump() == before
     else:
-        # Or only the neighbour's number was issued, and the damage is named
-        assert {reply[0] for reply in replies[1:]} == {b"damaged"}
-        assert replies[0][0] == b"issued"
+        # Or only the neighbours' numbers were issued, and the damage is named
+        assert {reply[0] for reply in replies[2:]} == {b"damaged"}
+        assert [reply[0] for reply in replies[:2]] == [b"issued", b"issued"]
         untouched = {name: value for name, value in before.items() if series.id.encode() in name}
         after = server.dump()
         assert {name: after.get(name) for name in untouched} == untouched

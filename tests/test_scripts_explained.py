@@ -182,7 +182,14 @@ def replace_last(server: Valkey, series: Series) -> None:
     server.client.xadd(outbox, {"w": "void"}, id="3-1")
 
 
+def go_on(server: Valkey, series: Series) -> None:
+    outbox = keyspace.outbox_key(SHARD, series.id)
+    server.client.xdel(outbox, "1-0")
+    server.client.xadd(outbox, {"e": "record"}, id="4-0")
+
+
 DAMAGE: dict[str, Callable[[Valkey, Series], Any]] = {
+    "a record behind the last, for the first": go_on,
     "the last record replaced": replace_last,
     "a record lost": lambda server, series: server.client.xdel(keyspace.outbox_key(SHARD, series.id), "2-0"),
     "the last record lost": lambda server, series: server.client.xdel(keyspace.outbox_key(SHARD, series.id), "3-0"),
@@ -207,6 +214,14 @@ def test_a_damaged_outbox_takes_no_more_records(server: Valkey, damage: str) -> 
     assert void(server, series, ids[0])[0] == b"damaged"
     assert allocate(server, group(series, [new_id()]))[0][0] == b"damaged"
     assert server.dump() == before
+
+    # And a sound series in the same call goes on, while of this one not a key is touched
+    sound = opened(server, make_series())
+    replies = allocate(server, group(sound, [new_id()]), group(series, [new_id()]))
+    assert [reply[0] for reply in replies] == [b"issued", b"damaged"]
+    assert {key: server.client.dump(key) for key in before if series.id.encode() in key} == {
+        key: value for key, value in before.items() if series.id.encode() in key
+    }
 
 
 def test_a_lost_bucket_is_damage_for_a_void(server: Valkey) -> None:

@@ -1,8 +1,10 @@
 """The core: requests that wait together travel together.
 
-One call of allocate.lua is in flight per shard; what arrives meanwhile goes with the next. Each request is answered
-for itself; a batch is a call of its own, all or nothing. The allocator knows neither store nor worker: what it cannot
-settle with Redis alone it raises.
+One call of allocate.lua is in flight; what arrives meanwhile goes with the next, of whatever series and shards: a
+server runs one script at a time, and its cost is shared by all that a call carries. (On a Redis Cluster, a call would
+have to keep to one shard.) Each request is answered for itself; a batch is a call of its own, all or nothing. A call
+that fails, be it for one series, fails for all its requests: they are to be repeated. The allocator knows neither store
+nor worker: what it cannot settle with Redis alone it raises.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 CALL_REQUESTS_MAX = 256
 CALL_BYTES_MAX = 1024 * 1024
+CALL_SERIES_MAX = 128
 """Bounds that keep a script's run at a few milliseconds."""
 CALL_REQUESTS_SPLIT = 16
 """So few go together, however many come after them: each would gain less than the second call costs."""
@@ -161,7 +164,7 @@ class _Awaited(Waiting):
 
 
 class _Lane:
-    """The requests of one shard, in order of arrival."""
+    """The requests that wait, in order of arrival."""
 
     __slots__ = ("running", "waiting")
 
@@ -177,9 +180,10 @@ class _Lane:
         of those who are around: they wait, or went with the call `before`.
         """
         taken: list[Waiting] = []
+        series: set[str] = set()
         size = 0
         most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + before + 1) // 2))
-        while self.waiting and len(taken) < most and size < CALL_BYTES_MAX:
+        while self.waiting and len(taken) < most and size < CALL_BYTES_MAX and len(series) < CALL_SERIES_MAX:
             request = self.waiting[0]
             if isinstance(request, list):
                 if not taken:
@@ -188,6 +192,7 @@ class _Lane:
                 break
             self.waiting.popleft()
             size += len(request.order.meta) + len(request.order.sig)
+            series.add(request.series.id)
             taken.append(request)
         return taken, False
 
@@ -202,7 +207,7 @@ class Allocator:
         self._gate = gate
         self._on_dirty = on_dirty
         self._backlog_max = backlog_max
-        self._lanes: dict[int, _Lane] = {}
+        self._lane = _Lane()
         self._skew_ms = 0
 
     async def allocate(self, series: Series, order: Order) -> Issued | Settled:
@@ -226,8 +231,7 @@ class Allocator:
             Unavailable: this process may not allocate now.
         """
         self._gate.require()
-        shard = request.series.shard
-        self._enqueue(self._lane(shard), shard, request)
+        self._enqueue(request)
 
     async def allocate_batch(self, series: Series, orders: Sequence[Order]) -> list[Issued | Settled]:
         """Issues one contiguous run in this order, ids that were issued before answered in their places; or nothing.
@@ -238,7 +242,7 @@ class Allocator:
         self._gate.require()
         requests = [_Awaited() for _ in orders]
         waiting: list[Waiting] = [one.ask(series, order) for one, order in zip(requests, orders, strict=True)]
-        self._enqueue(self._lane(series.shard), series.shard, waiting)
+        self._enqueue(waiting)
         await asyncio.wait([request.answer for request in requests])
         for request in requests:
             request.answer.exception()  # retrieved: all have the same
@@ -271,7 +275,7 @@ class Allocator:
             if answered.replies[0][0] != b"window" or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
                 break
             now_ms = answered.replies[0][1]
-        self._wake(series.shard, answered)
+        self._wake(answered)
         match answered.replies[0]:
             case [b"skipped", position, k, field, first, last, created_at]:
                 counter, _, period = field.decode().partition(":")
@@ -295,7 +299,7 @@ class Allocator:
         answered = await scripts.void(
             self._client, self._gate.require(), series, entry_id, why=why, backlog_max=self._backlog_max
         )
-        self._wake(series.shard, answered)
+        self._wake(answered)
         match answered.replies[0]:
             case [b"voided", position, packed]:
                 return keyspace.unpack_void(series.id, position, packed)
@@ -304,29 +308,23 @@ class Allocator:
             case reply:
                 raise _refusal(reply, series)
 
-    def _wake(self, shard: int, answered: scripts.Allocated) -> None:
-        if answered.turned_dirty:
+    def _wake(self, answered: scripts.Allocated) -> None:
+        for shard in answered.turned_dirty:
             self._on_dirty(shard)
 
-    def _lane(self, shard: int) -> _Lane:
-        lane = self._lanes.get(shard)
-        if lane is None:
-            lane = self._lanes[shard] = _Lane()
-        return lane
+    def _enqueue(self, request: Waiting | list[Waiting]) -> None:
+        self._lane.waiting.append(request)
+        if self._lane.running is None:
+            self._lane.running = asyncio.get_running_loop().create_task(self._run(self._lane))
 
-    def _enqueue(self, lane: _Lane, shard: int, request: Waiting | list[Waiting]) -> None:
-        lane.waiting.append(request)
-        if lane.running is None:
-            lane.running = asyncio.get_running_loop().create_task(self._run(lane, shard))
-
-    async def _run(self, lane: _Lane, shard: int) -> None:
+    async def _run(self, lane: _Lane) -> None:
         taken: list[Waiting] = []
         before = 0
         try:
             while lane.waiting:
                 taken, batch = lane.take(before)
                 before = len(taken)
-                answer = await self._call(lane, shard, taken, batch=batch)
+                answer = await self._call(taken, batch=batch)
                 # After the next call is on its way, so that the server works meanwhile.
                 asyncio.get_running_loop().call_soon(answer)
                 taken = []
@@ -336,18 +334,18 @@ class Allocator:
             _fail([*taken, *left], Unavailable("Seriatim is stopping. Repeat the request with the same id."))
             lane.waiting.clear()
 
-    async def _call(self, lane: _Lane, shard: int, taken: list[Waiting], *, batch: bool) -> Callable[[], None]:
+    async def _call(self, taken: list[Waiting], *, batch: bool) -> Callable[[], None]:
         """Makes a call; returns what gives the requests their answers."""
         try:
-            requests, replies = await self._ask(shard, taken, batch=batch)
+            requests, replies = await self._ask(taken, batch=batch)
         except SeriatimError as error:
             return partial(_fail, taken, error)
         except Exception:
-            log.exception("an allocation failed", shard=shard)
+            log.exception("an allocation failed")
             return partial(_fail, taken, Unavailable(INTERRUPTED))
-        return partial(self._answer_batch if batch else self._answer_each, lane, shard, requests, replies)
+        return partial(self._answer_batch if batch else self._answer_each, requests, replies)
 
-    async def _ask(self, shard: int, taken: list[Waiting], *, batch: bool) -> tuple[list[Waiting], list[list[Any]]]:
+    async def _ask(self, taken: list[Waiting], *, batch: bool) -> tuple[list[Waiting], list[list[Any]]]:
         """Returns the requests as they went into the call, and the reply to each."""
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
@@ -355,26 +353,24 @@ class Allocator:
         for request in taken:
             members.setdefault(request.series.id, []).append(request)
         groups = [_group(requests, local_ms + self._skew_ms) for requests in members.values()]
-        allocated = await scripts.allocate(
-            self._client, standing, shard, groups, backlog_max=self._backlog_max, atomic=batch
-        )
+        allocated = await scripts.allocate(self._client, standing, groups, backlog_max=self._backlog_max, atomic=batch)
         self._skew_ms = allocated.now_ms - local_ms
-        self._wake(shard, allocated)
+        self._wake(allocated)
         return [request for requests in members.values() for request in requests], allocated.replies
 
-    def _answer_each(self, lane: _Lane, shard: int, requests: list[Waiting], replies: list[list[Any]]) -> None:
+    def _answer_each(self, requests: list[Waiting], replies: list[list[Any]]) -> None:
         for request, reply in zip(requests, replies, strict=True):
             try:
-                self._answer(lane, shard, request, reply)
+                self._answer(request, reply)
             except Exception:
-                log.exception("an answer failed", shard=shard)
+                log.exception("an answer failed")
                 _fail([request], Unavailable(INTERRUPTED))
 
-    def _answer(self, lane: _Lane, shard: int, request: Waiting, reply: list[Any]) -> None:
+    def _answer(self, request: Waiting, reply: list[Any]) -> None:
         if request.gone():
             return
         if self._again(request, reply):
-            self._enqueue(lane, shard, request)
+            self._enqueue(request)
             return
         try:
             answer = _read(reply, request)
@@ -383,11 +379,11 @@ class Allocator:
         else:
             request.succeed(answer)
 
-    def _answer_batch(self, lane: _Lane, shard: int, requests: list[Waiting], replies: list[list[Any]]) -> None:
+    def _answer_batch(self, requests: list[Waiting], replies: list[list[Any]]) -> None:
         results: list[Issued | Settled] = []
         for number, (request, reply) in enumerate(zip(requests, replies, strict=True)):
             if self._again(request, reply):
-                self._enqueue(lane, shard, requests)
+                self._enqueue(requests)
                 return
             try:
                 results.append(_read(reply, request))
@@ -395,7 +391,7 @@ class Allocator:
                 _fail(requests, _in_list(error, number))
                 return
             except Exception:
-                log.exception("an answer failed", shard=shard)
+                log.exception("an answer failed")
                 _fail(requests, Unavailable(INTERRUPTED))
                 return
         for request, result in zip(requests, results, strict=True):

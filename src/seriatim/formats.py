@@ -87,8 +87,19 @@ def first_day(numbering: Numbering) -> date:
     return date.fromisoformat(f"{YEARS[0]}-{numbering.fiscal_year_start}")
 
 
+_windows: dict[str, Window] = {}
+"""The one that was returned last, of each time zone: mostly it is the next, too."""
+
+
 def window(timezone: str, now_ms: int) -> Window:
     """Returns the local day that holds at `now_ms`. Days follow one another, however clocks are changed."""
+    known = _windows.get(timezone)
+    if known is None or not known.from_ms <= now_ms < known.until_ms:
+        known = _windows[timezone] = _window(timezone, now_ms)
+    return known
+
+
+def _window(timezone: str, now_ms: int) -> Window:
     day = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(timezone)).date()
     if now_ms < _begin(timezone, day):
         day -= timedelta(days=1)

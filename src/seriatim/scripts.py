@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from functools import cache, lru_cache
@@ -159,17 +159,27 @@ class Group:
         self._which.append(self._kinds.setdefault(kind, len(self._kinds) + 1))
         self.requests.append(request)
 
-    def head(self) -> tuple[Any, ...]:
-        """Returns what allocate.lua reads of the group before its requests."""
+    def keys(self) -> tuple[str, str, str]:
+        """Returns the group's keys, as allocate.lua takes them."""
+        shard, name = self.series.shard, self.series.id
+        return series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name)
+
+    def head(self, shard: int) -> tuple[Any, ...]:
+        """Returns what allocate.lua reads of the group before its requests; its shard is the call's `shard`th."""
         numbering = self.series.numbering
-        renderings = [(*_written(numbering, day), claimed) for day, claimed in self._kinds]
+        renderings = [_rendering(numbering, *kind) for kind in self._kinds]
         which = self._which if len(renderings) > 1 else ()
         rules = _rules(numbering, self.window)
-        return self.series.id, self.series.version, len(self.requests), rules, renderings, which
+        return self.series.id, shard, self.series.version, len(self.requests), rules, renderings, which
 
 
-def _rules(numbering: Numbering, window: Window) -> tuple[Any, ...]:
-    return (
+_pack = msgspec.msgpack.Encoder().encode
+
+
+@lru_cache(maxsize=4096)
+def _rules(numbering: Numbering, window: Window) -> msgspec.Raw:
+    """Returns a group's rules, packed."""
+    rules = (
         window.from_ms,
         window.until_ms,
         window.today.isoformat(),
@@ -177,62 +187,65 @@ def _rules(numbering: Numbering, window: Window) -> tuple[Any, ...]:
         digits_max(numbering),
         numbering.first,
     )
+    return msgspec.Raw(_pack(rules))
 
 
 @lru_cache(maxsize=4096)
-def _written(numbering: Numbering, day: date) -> tuple[Any, ...]:
-    """Returns a rendering as allocate.lua takes it, but for whether it is claimed."""
+def _rendering(numbering: Numbering, day: date, claimed: bool = False) -> msgspec.Raw:  # noqa: FBT001, FBT002 -- a kind
+    """Returns a rendering as allocate.lua takes it, packed."""
     made = rendering(numbering, day)
     digits = f"%0{numbering.padding}d" if numbering.padding else "%d"
     code = "".join(piece.replace("%", "%%") if isinstance(piece, str) else digits for piece in made.pieces)
     counted = [piece for piece in made.pieces if isinstance(piece, int)]
     literal = sum(len(piece.encode()) for piece in made.pieces if isinstance(piece, str))
     numbers = "%d" if made.fields == ("inc",) else ";".join(f"{field}=%d" for field in made.fields)
-    return made.date, made.fields, code, counted, literal, numbers
+    return msgspec.Raw(_pack((made.date, made.fields, code, counted, literal, numbers, claimed)))
 
 
 class Allocated(msgspec.Struct, frozen=True):
-    """What allocate.lua replied: Redis' time, whether the shard turned dirty, and one reply a request."""
+    """What allocate.lua replied: Redis' time, the shards that turned dirty, and one reply a request."""
 
     now_ms: int
-    turned_dirty: bool
+    turned_dirty: list[int]
     replies: list[list[Any]]
 
 
-_pack = msgspec.msgpack.Encoder().encode
 _lengths = struct.Struct(">II").pack
 
 
-async def allocate(  # noqa: PLR0913 -- two of them are named
+async def allocate(
     client: redis.asyncio.Redis,
     standing: Standing,
-    shard: int,
     groups: Sequence[Group],
     *,
     backlog_max: int,
     atomic: bool = False,
 ) -> Allocated:
-    """Issues numbers; see allocate.lua for the replies. With `atomic` one refused request refuses all.
+    """Issues numbers in series of any shards; see allocate.lua for the replies.
+
+    With `atomic` one refused request refuses all. On a Redis Cluster, the series of a call would have to be of one
+    shard.
 
     Raises:
         Stale, Halted, Unavailable.
     """
-    keys: list[str] = [shard_key(shard), dirty_key(shard)]
+    shards: dict[int, int] = {}
+    heads = [group.head(shards.setdefault(group.series.shard, len(shards) + 1)) for group in groups]
+    keys = [key for shard in shards for key in (shard_key(shard), dirty_key(shard))]
     requests: list[bytes] = []
     for group in groups:
-        name = group.series.id
-        keys += (series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name))
+        keys += group.keys()
         for tag, meta, sig in group.requests:
             requests += (tag, _lengths(len(meta), len(sig)), meta, sig)
-    head = _pack([group.head() for group in groups])
-    arguments = (str(backlog_max), str(int(atomic)), head, b"".join(requests))
-    return _answered(await _evaluate(client, "allocate", keys, standing, *arguments))
+    arguments = (str(backlog_max), str(int(atomic)), _pack(heads), b"".join(requests))
+    return _answered(await _evaluate(client, "allocate", keys, standing, *arguments), shards)
 
 
-def _answered(reply: Any) -> Allocated:
+def _answered(reply: Any, shards: Iterable[int]) -> Allocated:
     call, second, turned_dirty, replies = reply
     if call == b"ok":
-        return Allocated(second, turned_dirty == 1, replies)
+        turned = [shard for shard, turned in zip(shards, turned_dirty, strict=True) if turned]
+        return Allocated(second, turned, replies)
     if call == b"halted":
         raise Halted(second.decode())
     raise Stale
@@ -256,10 +269,10 @@ async def skip(  # noqa: PLR0913 -- as its script takes them
     """
     shard, name = series.shard, series.id
     keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
-    today = _written(series.numbering, window.today)
+    today = _rendering(series.numbering, window.today)
     head = _pack((name, series.version, _rules(series.numbering, window), today))
     arguments = (str(backlog_max), head, str(counter), str(to), why.reason, why.actor)
-    return _answered(await _evaluate(client, "skip", keys, standing, *arguments))
+    return _answered(await _evaluate(client, "skip", keys, standing, *arguments), (shard,))
 
 
 async def void(  # noqa: PLR0913 -- as its script takes them
@@ -277,9 +290,15 @@ async def void(  # noqa: PLR0913 -- as its script takes them
         Stale, Halted, Unavailable.
     """
     shard, name = series.shard, series.id
-    keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
+    keys = (
+        shard_key(shard),
+        dirty_key(shard),
+        series_key(shard, name),
+        outbox_key(shard, name),
+        index_prefix(shard, name),
+    )
     arguments = (str(backlog_max), name, uuid_bytes(entry_id), why.reason, why.actor)
-    return _answered(await _evaluate(client, "void", (*keys, index_prefix(shard, name)), standing, *arguments))
+    return _answered(await _evaluate(client, "void", keys, standing, *arguments), (shard,))
 
 
 async def claim(  # noqa: PLR0913 -- as its script takes them
