@@ -178,6 +178,27 @@ def test_what_is_not_plain_takes_the_ordinary_way(tenant: Tenant, wire: Wire) ->
     assert wire.answer().status == 404
 
 
+def test_the_first_request_of_a_connection_may_be_one_that_is_not_parsed(tenant: Tenant, wire: Wire) -> None:
+    # Given requests whose head has come on another connection
+    series, entry = known(tenant, wire), new_id()
+    wire.send(put(tenant, series, entry, body(meta=META)))
+    assert wire.answer().status == 200
+    sent = {
+        "new": (put(tenant, series, new_id(), b"{}"), 200),
+        "known": (put(tenant, series, entry, body(meta=META)), 200),
+        "a conflict": (put(tenant, series, entry, b"{}"), 409),
+        "wrong": (put(tenant, series, entry, b'{"x":1}'), 422),
+        "no series": (put(tenant, new_id(), new_id(), b"{}"), 404),
+    }
+
+    # When each is the first on a connection of its own, then it is answered, and so is one behind it
+    for name, (data, status) in sent.items():
+        with Wire(tenant.up.url) as own:
+            for _ in range(2):
+                own.send(data)
+                assert own.answer().status == status, name
+
+
 def wire_id(sent: bytes) -> str:
     """The entry's id in a request."""
     return sent.split(b" ")[1].rpartition(b"/")[2].decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -58,6 +59,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, path: HotPath, **more: Any) -> None:
         super().__init__(**more)
+        self.url = b""
         self._path = path
         self._heads = path.heads
 
@@ -176,7 +178,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A request is answered. A timer that waits for the end of an idle connection is left to find out by itself."""
-        self._answered_s = self.loop.time()
+        self._answered_s = time.monotonic()
         if self.timeout_keep_alive_task is None or self.pipeline:
             super().on_response_complete()
         else:
@@ -184,7 +186,7 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """A connection may have been idle for long enough."""
-        left_s = self._answered_s + self.timeout_keep_alive - self.loop.time()
+        left_s = self._answered_s + self.timeout_keep_alive - time.monotonic()
         self.timeout_keep_alive_task = None
         if self.cycle.response_complete and left_s > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
