@@ -243,7 +243,7 @@ class Allocator:
         requests = [_Awaited() for _ in orders]
         waiting: list[Waiting] = [one.ask(series, order) for one, order in zip(requests, orders, strict=True)]
         self._enqueue(waiting)
-        await asyncio.wait([request.answer for request in requests])
+        await asyncio.wait([requests[-1].answer])  # behind which all are answered
         for request in requests:
             request.answer.exception()  # retrieved: all have the same
         return [request.answer.result() for request in requests]

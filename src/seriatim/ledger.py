@@ -223,8 +223,13 @@ class Ledger:
         async def put(series: Series) -> list[tuple[Entry, bool]]:
             _check_days(series.numbering, wanted, batch=True)
             answers = await self._allocator.allocate_batch(series, orders)
-            triples = zip(wanted, orders, answers, strict=True)
-            return await asyncio.gather(*(self._issued(series, *triple) for triple in triples))
+            triples = list(zip(wanted, orders, answers, strict=True))
+            waited = (self._issued(series, *triple) for triple in triples if isinstance(triple[2], Settled))
+            settled = iter(await asyncio.gather(*waited))
+            return [
+                (_entry(series, one, order, answer), answer.replayed) if isinstance(answer, Issued) else next(settled)
+                for one, order, answer in triples
+            ]
 
         return await self._insist(company, series_id, put)
 
