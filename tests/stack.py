@@ -41,6 +41,14 @@ def until(condition: Callable[[], T], within_s: float = 20.0) -> T:
         time.sleep(0.02)
 
 
+def ended(pid: int) -> bool:
+    """Whether a process has ended, though perhaps nobody has asked for it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def new_id() -> str:
     return str(uuid.uuid4())
 

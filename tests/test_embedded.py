@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stack import Load, Up, entry_path, new_id, put_entry, put_series, until
+from stack import Load, Up, ended, entry_path, new_id, put_entry, put_series, until
 
 SYS_PIDFD_GETFD = 438
 
@@ -64,14 +64,10 @@ def test_a_killed_supervisor_takes_everything_along_and_the_next_start_serves(lo
 
     # Then no old child is left, and every answer stands
     assert up.state == "ready"
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists() and _alive(pid)]
+    assert not [pid for pid in children if not ended(pid)]
     loaded.reached(50)
     loaded.stop()
     loaded.audit()
-
-
-def _alive(pid: int) -> bool:
-    return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
 
 
 def test_a_second_start_on_the_same_directory_is_refused(loaded: Load) -> None:

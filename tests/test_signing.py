@@ -131,6 +131,18 @@ def test_a_payload_is_the_canonical_json_of_rfc_8785(entry: Entry, issuer: str, 
     assert ("sig_sha256" in said) == (entry.sig is not None)
 
 
+@given(ENTRIES, st.text())
+@example(make_entry(1, '"prev":""'), '"prev":""')
+def test_a_payload_has_one_place_for_its_link(entry: Entry, issuer: str) -> None:
+    # Given any entry, when its payload is made without a link
+    unlinked = signing.payload(entry, issuer, "")
+
+    # Then the place is found, and with a link there it is the payload with that link
+    link = signing.digest(b"")
+    assert unlinked.count(signing.UNLINKED) == 1
+    assert unlinked.replace(signing.UNLINKED, f'"prev":"{link}"'.encode()) == signing.payload(entry, issuer, link)
+
+
 @given(st.builds(Numbering, prefix=st.text(), padding=st.integers(0, 20), suffix=st.text()))
 @example(Numbering('"\\\x7f\u2028\U0001f4a9', 3, "\uffff", COUNTER_MAX))
 def test_a_genesis_is_the_canonical_json_of_rfc_8785(numbering: Numbering) -> None:

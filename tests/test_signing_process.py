@@ -18,7 +18,7 @@ from seriatim import signing
 from seriatim.errors import Unavailable
 from seriatim.signing import JsonWebKeySet, Signer
 from seriatim.signing_process import FEW, Chain, SigningProcess
-from stack import until
+from stack import ended, until
 from test_signing import jwks, key_file, make_entry
 
 LONG = FEW + 1
@@ -54,14 +54,6 @@ def process(signer: Signer) -> Iterator[SigningProcess]:
 
 def children() -> list[int]:
     return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, though perhaps nobody has asked for it yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def chain(signer: Signer, link: str, length: int, first: int = 1) -> Chain:
@@ -116,7 +108,7 @@ def test_a_process_that_is_killed_is_made_anew(signer: Signer, process: SigningP
         if begun:
             process.begin([chain(signer, "link", 20 * LONG)])
         os.kill(pid, signal.SIGKILL)
-        until(partial(is_gone, pid))
+        until(partial(ended, pid))
 
         # Then whoever asks is told so, and the next one is served
         with pytest.raises(Unavailable, match="has ended"):
@@ -155,4 +147,4 @@ def test_it_ends_with_the_process_that_it_works_for(tmp_path: Path, number: sign
         holder.send_signal(number)
 
         # Then so does it
-        until(partial(is_gone, pid))
+        until(partial(ended, pid))

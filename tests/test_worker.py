@@ -57,7 +57,7 @@ async def issue(valkey: Valkey, store: Store, *, entries: int = ENTRIES) -> dict
 def sign(drainer: worker.Drainer, series: Series, entries: list[Entry]) -> Slice:
     """Entries as the drainer would commit them."""
     part = drainer._part(series, entries)
-    drainer._signing.begin([(worker._link(part), part.payloads)])
+    drainer._signing.begin([part.chain(series.head)])
     (receipts,) = drainer._signing.receipts()
     return part.signed(receipts)
 

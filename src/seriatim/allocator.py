@@ -315,9 +315,10 @@ class Allocator:
     def _enqueue(self, request: Waiting | list[Waiting]) -> None:
         self._lane.waiting.append(request)
         if self._lane.running is None:
-            self._lane.running = asyncio.get_running_loop().create_task(self._run(self._lane))
+            self._lane.running = asyncio.get_running_loop().create_task(self._run())
 
-    async def _run(self, lane: _Lane) -> None:
+    async def _run(self) -> None:
+        lane = self._lane
         taken: list[Waiting] = []
         before = 0
         try:

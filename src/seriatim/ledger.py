@@ -127,7 +127,7 @@ class Put(Waiting):
         """Tells of the entry."""
         outcome: Outcome = None
         if isinstance(answer, Issued):
-            outcome = _entry(self.series, self.wanted, self.order, answer), answer.replayed
+            outcome = _told(self.series, self.wanted, self.order, answer)
         self.tell(outcome)
         self.told = True
 
@@ -179,7 +179,10 @@ class Ledger:
 
         async def put(series: Series) -> tuple[Entry, bool]:
             _check_days(series.numbering, [wanted], batch=False)
-            return await self._issued(series, wanted, order, await self._allocator.allocate(series, order))
+            answer = await self._allocator.allocate(series, order)
+            if isinstance(answer, Issued):
+                return _told(series, wanted, order, answer)
+            return await self._settled(series, wanted, answer)
 
         return await self._insist(company, series_id, put)
 
@@ -223,12 +226,12 @@ class Ledger:
         async def put(series: Series) -> list[tuple[Entry, bool]]:
             _check_days(series.numbering, wanted, batch=True)
             answers = await self._allocator.allocate_batch(series, orders)
-            triples = list(zip(wanted, orders, answers, strict=True))
-            waited = (self._issued(series, *triple) for triple in triples if isinstance(triple[2], Settled))
-            settled = iter(await asyncio.gather(*waited))
+            pairs = zip(wanted, answers, strict=True)
+            reading = [self._settled(series, one, answer) for one, answer in pairs if isinstance(answer, Settled)]
+            settled = iter(await asyncio.gather(*reading))
             return [
-                (_entry(series, one, order, answer), answer.replayed) if isinstance(answer, Issued) else next(settled)
-                for one, order, answer in triples
+                _told(series, one, order, answer) if isinstance(answer, Issued) else next(settled)
+                for one, order, answer in zip(wanted, orders, answers, strict=True)
             ]
 
         return await self._insist(company, series_id, put)
@@ -304,11 +307,7 @@ class Ledger:
             await self._definitions.bring_defaults(company, value)
         raise Unavailable("The default series keeps changing. Repeat the request with the same id.")
 
-    async def _issued(
-        self, series: Series, wanted: Wanted, order: Order, answer: Issued | Settled
-    ) -> tuple[Entry, bool]:
-        if isinstance(answer, Issued):
-            return _entry(series, wanted, order, answer), answer.replayed
+    async def _settled(self, series: Series, wanted: Wanted, answer: Settled) -> tuple[Entry, bool]:
         entry = await self._reader.entry_at(series, answer.position)
         if entry is None or entry.id != wanted.id:
             reason = (
@@ -485,8 +484,8 @@ def _check_days(numbering: Numbering, wanted: Sequence[Wanted], *, batch: bool) 
             raise Invalid({name: f"must be {first} to {formats.LAST_DAY} in this series"})
 
 
-def _entry(series: Series, wanted: Wanted, order: Order, issued: Issued) -> Entry:
-    return Entry(
+def _told(series: Series, wanted: Wanted, order: Order, issued: Issued) -> tuple[Entry, bool]:
+    entry = Entry(
         series=series.id,
         id=wanted.id,
         position=issued.position,
@@ -501,3 +500,4 @@ def _entry(series: Series, wanted: Wanted, order: Order, issued: Issued) -> Entr
         claimed=issued.claimed,
         void=keyspace.unpack_void(series.id, issued.position, issued.void),
     )
+    return entry, issued.replayed

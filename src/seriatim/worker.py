@@ -31,7 +31,7 @@ from seriatim.config import Config
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.model import COUNTER_MAX, Entry, Record, Series, Standing, follows, place_text
 from seriatim.signing import Signer
-from seriatim.signing_process import SigningProcess
+from seriatim.signing_process import Chain, SigningProcess
 from seriatim.store import Slice, Store
 
 log = structlog.stdlib.get_logger(__name__)
@@ -69,6 +69,10 @@ class _Part(msgspec.Struct, frozen=True):
     genesis: bytes
     records: Sequence[Record]
     payloads: list[bytes]
+
+    def chain(self, head: str | None) -> Chain:
+        """Returns what is to be signed behind `head`, the chain's last receipt; None when it has none."""
+        return head or signing.digest(self.genesis), self.payloads
 
     def signed(self, receipts: Sequence[str]) -> Slice:
         """Returns it with its receipts."""
@@ -147,10 +151,9 @@ class Drainer:
     def _pipeline(self, shard: int, lock: Any, until: float) -> bool:
         """Settles slice after slice: one is committed, the next signed, the one behind read. False: the shard is clean.
 
-        Signing knows a chain's last receipt only when it is done, so `heads` go from one slice to the next.
+        `ahead` has the series as they will be: their places behind what was read, their heads behind what was signed.
         """
         ahead: dict[str, Series] = {}
-        heads: dict[str, str] = {}
         with ThreadPoolExecutor(1) as committer:
             committing: Future[None] | None = None
             behind: _Read | None = None
@@ -158,10 +161,10 @@ class Drainer:
                 over = behind is not None and (time.monotonic() >= until or self.stopping.is_set())
                 read = None if over else self._read(shard, ahead)
                 receipts = self._signing.receipts() if behind else []
-                if behind:
-                    heads |= {part.series.id: _head(said) for part, said in zip(behind.parts, receipts, strict=True)}
+                for part, said in zip(behind.parts if behind else [], receipts, strict=True):
+                    ahead[part.series.id] = msgspec.structs.replace(ahead[part.series.id], head=_head(said))
                 if read:
-                    self._signing.begin([(heads.get(p.series.id) or _link(p), p.payloads) for p in read.parts])
+                    self._signing.begin([part.chain(ahead[part.series.id].head) for part in read.parts])
                 if committing is not None:
                     committing.result()
                     lock.reacquire()
@@ -236,10 +239,6 @@ class Drainer:
 
     def _part(self, series: Series, fresh: Sequence[Record]) -> _Part:
         return _Part(series, series.genesis or signing.genesis(series), fresh, list(map(self._signer.payload, fresh)))
-
-
-def _link(part: _Part) -> str:
-    return part.series.head or signing.digest(part.genesis)
 
 
 def _head(receipts: Sequence[str]) -> str:

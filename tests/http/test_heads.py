@@ -171,7 +171,9 @@ def test_what_is_not_one_plain_request_is_for_the_parser(data: bytes) -> None:
     assert Heads(BODY_BYTES_MAX).whole(data) is None
 
 
-@pytest.mark.parametrize("line", [b"X-Request-Id: r1", b"X: %b" % (b"x" * heads.HEAD_BYTES_MAX)], ids=["named", "long"])
+@pytest.mark.parametrize(
+    "line", [b"X-Request-Id: r1", b"X: %b" % (b"x" * heads.REMEMBERED_BYTES_MAX)], ids=["named", "long"]
+)
 def test_a_head_that_is_long_or_names_its_request_is_not_remembered(line: bytes) -> None:
     # Given a plain request with such a line
     known = Heads(BODY_BYTES_MAX)
@@ -187,11 +189,11 @@ def test_a_head_that_is_long_or_names_its_request_is_not_remembered(line: bytes)
 def test_memory_is_bounded() -> None:
     # Given more kinds of heads than are remembered
     known = Heads(BODY_BYTES_MAX)
-    for number in range(3 * heads.HEADS_MAX):
+    for number in range(3 * heads.REMEMBERED_MAX):
         assert learn(known, put(PLAIN + b"X: %d\r\n" % number, b"{}"))
 
     # Then some are forgotten, and the last is known
     last = known.whole(put(PLAIN + b"X: %d\r\n" % number, b"{}"))
     assert last
     assert known.recall(last)
-    assert len(known._known) <= heads.HEADS_MAX
+    assert len(known._known) <= heads.REMEMBERED_MAX

@@ -19,8 +19,8 @@ LINE = re.compile(rb"PUT %b HTTP/1\.1\r\n" % TARGET.pattern)
 LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,5})\r\n")
 BODY_BYTES_MAX = 32 * 1024
 """Longer ones a server reads piece by piece."""
-HEAD_BYTES_MAX = 1024
-HEADS_MAX = 1024
+REMEMBERED_BYTES_MAX = 1024
+REMEMBERED_MAX = 1024
 """How many heads are remembered, and how long they may be."""
 UNUSUAL = {b"authorization", b"transfer-encoding", b"expect", b"upgrade", b"x-company"}
 """Headers that ask for more than a number; the first Authorization does not."""
@@ -94,7 +94,7 @@ class Heads:
         """Makes the head of a request known, as a parser has read it. One that no second request will have is not."""
         lines = whole.head.count(b"\r\n")
         clear_cut = whole.head.count(b"\r") == whole.head.count(b"\n") == lines
-        if clear_cut and len(whole.head) <= HEAD_BYTES_MAX and head.named is None:
-            if len(self._known) >= HEADS_MAX:
+        if clear_cut and len(whole.head) <= REMEMBERED_BYTES_MAX and head.named is None:
+            if len(self._known) >= REMEMBERED_MAX:
                 self._known.clear()
             self._known[whole.head] = head

@@ -89,14 +89,20 @@ class Connection(HttpToolsProtocol):
         """Works on a request that was not parsed, unless it must be."""
         if not self._idle():
             return False
-        hot = HotCycle(self, whole.target, head)
-        if not self._path.enter(hot, whole.series_id, whole.entry_id):
+        hot = self._enter(whole.target, head, whole.series_id, whole.entry_id)
+        if hot is None:
             return False
-        self.cycle = cast("RequestResponseCycle", hot)
         hot.body = whole.body
         hot.more_body = False
         self._submit(hot)
         return True
+
+    def _enter(self, target: bytes, head: Head, series_id: str, entry_id: str) -> HotCycle | None:
+        hot = HotCycle(self, target, head)
+        if not self._path.enter(hot, series_id, entry_id):
+            return None
+        self.cycle = cast("RequestResponseCycle", hot)
+        return hot
 
     def _idle(self) -> bool:
         """Whether the next request can be answered as soon as it is there."""
@@ -119,11 +125,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         if self._idle() and self.parser.get_method() == b"PUT" and self.parser.get_http_version() == "1.1":
             named, head = TARGET.fullmatch(self.url), self._heads.read(self.headers)
-            if named and head:
-                hot = HotCycle(self, self.url, head)
-                if self._path.enter(hot, named[2].decode(), named[3].decode()):
-                    self.cycle = cast("RequestResponseCycle", hot)
-                    return
+            if named and head and self._enter(self.url, head, named[2].decode(), named[3].decode()):
+                return
         self.scope = self._scope(self.headers)
         super().on_headers_complete()
 
