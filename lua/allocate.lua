@@ -25,8 +25,8 @@
 --                           requests came here because the series was their company's default
 --               which       the number of each request's rendering, or empty when all have the first
 -- ARGV[6]       the requests, in the order of the groups and one behind the other: the id (16 bytes), the fingerprint
---               of the payload (8 bytes), the lengths of what follows (4 bytes each), meta as canonical JSON or '',
---               and the client's signature or ''
+--               of the payload (8 bytes), and behind their length (4 bytes) the client's signature or '', a NUL, and
+--               meta as canonical JSON or ''
 --
 -- Replies {call, now ms, {shard turned dirty (1 or 0), ...}, {request, ...}}; call is
 --   'ok'        the requests are answered
@@ -34,10 +34,8 @@
 --   'stale'     the caller's epoch or generation is not a shard's
 --   'halted'    allocation is stopped; the second element is the reason
 -- and a request is one of
---   {'issued', position, numbers, code, created ms, date, previous id or ''}
---   {'replayed', position, numbers, code, created ms, date, previous id or '', signature or '', void or '',
---               claimed (1 or 0)}
---               numbers is 'field=value;...', or the value alone when the format has just %inc%
+--   {'issued', position, record}           record as the outbox has it, see below
+--   {'replayed', position, record, void or ''}
 --   {'settled', position, void or ''}      issued before, and the store has it
 --   {'conflict', position}     issued before with another payload
 --   {'unloaded'}               the series is not loaded
@@ -56,7 +54,8 @@
 -- The entries that a call issues in a series go into the outbox as runs: an item whose id is the position of its last
 -- entry, with k = 0, and whose one field, e, has the records of up to RUN_MAX entries, each behind its length (4
 -- bytes). A record is an entry's id (16 bytes), fingerprint (8 bytes), and then, with NULs between, its time (ms),
--- date, numbers, code, 1 if claimed, signature, meta, and the id of the entry before or nothing.
+-- date, numbers ('field=value;...', or the value alone when the format has just %inc%), code, 1 if claimed, signature,
+-- meta, and the id of the entry before or nothing.
 
 -- @include index.lua
 -- @include series.lua
@@ -64,7 +63,6 @@
 local text = series.text
 local RUN_MAX = 32
 local ACCEPTED = { issued = true, replayed = true, settled = true }
-local KEPT = '^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)%z%Z*%z(.*)$'
 
 local clock_ms = series.clock_ms()
 local atomic = ARGV[4] == '1'
@@ -95,9 +93,10 @@ local function read_state(group, shard, k)
     series.read_more(state, renderings[r][2])
   end
   series.apply(state, group[5])
-  state.id, state.shard, state.wanted = group[1], shard, group[3]
-  state.ids, state.now_text = index.open(state.prefix, state.position), text(state.now)
-  state.raised, state.begun, state.entries, state.fresh = {}, {}, {}, {}
+  state.id, state.shard, state.now_text = group[1], shard, text(state.now)
+  state.closed = series.refusal(state, group[3])
+  state.ids, state.before = index.open(state.prefix, state.position), state.position
+  state.raised, state.begun, state.records, state.fresh = {}, {}, {}, {}
   return state
 end
 
@@ -113,16 +112,13 @@ local function replay(state, id, position, fingerprint, known)
   if not record then
     return { 'damaged', 'entry ' .. text(position) .. ' is neither in the outbox nor settled' }
   end
-  local created, date, numbers, code, claimed, signature, previous = string.match(record, KEPT, 25)
-  return { 'replayed', position, numbers, code, tonumber(created), date, previous, signature, void,
-    claimed == '1' and 1 or 0 }
+  return { 'replayed', position, record, void }
 end
 
 -- Why a request with a new id is refused, if it is.
 local function refusal(state, date)
-  local refused = series.refusal(state, state.wanted)
-  if refused then
-    return refused
+  if state.closed then
+    return state.closed
   elseif not state.active then
     return { 'inactive' }
   elseif state.strict and date < state.last_date then
@@ -134,7 +130,7 @@ local function refusal(state, date)
   end
 end
 
-local function issue(state, rendering, id, fingerprint, meta, signature)
+local function issue(state, rendering, id, fingerprint, rest)
   local values, code = series.count(state, rendering)
   if not values then
     return code
@@ -145,30 +141,25 @@ local function issue(state, rendering, id, fingerprint, meta, signature)
     state.raised[field] = values[i]
   end
   local date, numbers, claimed = rendering[1], string.format(rendering[6], unpack(values)), rendering[7]
-  local previous = state.last_id
+  local record = id .. fingerprint .. state.now_text .. '\0' .. date .. '\0' .. numbers .. '\0' .. code
+    .. (claimed and '\0001\0' or '\0\0') .. rest .. '\0' .. state.last_id
   state.position = state.position + 1
   state.last_id = id
   state.last_date = date
   state.last_number = values[1]
   state.claims = state.claims + (claimed and 1 or 0)
-  local entry = { id = id, fingerprint = fingerprint, position = state.position, claimed = claimed and 1 or 0,
-    signature = signature, said = { 'issued', state.position, numbers, code, state.now, date, previous } }
-  entry.record = id .. fingerprint .. state.now_text .. '\0' .. date .. '\0' .. numbers .. '\0' .. code .. '\0'
-    .. (claimed and '1' or '') .. '\0' .. signature .. '\0' .. meta .. '\0' .. previous
-  state.fresh[id] = entry
-  state.entries[#state.entries + 1] = entry
   state.shard.room = state.shard.room - 1
-  return entry.said
+  state.records[#state.records + 1] = record
+  state.fresh[id] = #state.records
+  return { 'issued', state.position, record }
 end
 
-local function answer(state, rendering, id, fingerprint, meta, signature)
+local function answer(state, rendering, id, fingerprint, rest)
   local twin = state.fresh[id]
   if twin then
-    if twin.fingerprint ~= fingerprint then
-      return { 'conflict', twin.position }
-    end
-    local _, position, numbers, code, created, date, previous = unpack(twin.said)
-    return { 'replayed', position, numbers, code, created, date, previous, twin.signature, '', twin.claimed }
+    local record, position = state.records[twin], state.before + twin
+    local same = string.sub(record, 17, 24) == fingerprint
+    return same and { 'replayed', position, record, '' } or { 'conflict', position }
   end
   local value = index.find(state.ids, id)
   if value == nil then
@@ -177,7 +168,7 @@ local function answer(state, rendering, id, fingerprint, meta, signature)
     local known, position = index.unpack(value)
     return replay(state, id, position, fingerprint, known)
   end
-  return refusal(state, rendering[1]) or issue(state, rendering, id, fingerprint, meta, signature)
+  return refusal(state, rendering[1]) or issue(state, rendering, id, fingerprint, rest)
 end
 
 -- Forgets the counters of periods that are over: dates of a strict series do not go back to them. A later period may
@@ -197,14 +188,14 @@ end
 
 -- Adds the entries to the outbox; answers how many items they make.
 local function append(state)
-  local entries, items = state.entries, 0
-  for first = 1, #entries, RUN_MAX do
-    local last, run = math.min(first + RUN_MAX - 1, #entries), {}
+  local records, items = state.records, 0
+  for first = 1, #records, RUN_MAX do
+    local last, run = math.min(first + RUN_MAX - 1, #records), {}
     for i = first, last do
-      run[#run + 1] = struct.pack('>I4', #entries[i].record)
-      run[#run + 1] = entries[i].record
+      run[#run + 1] = struct.pack('>I4', #records[i])
+      run[#run + 1] = records[i]
     end
-    redis.call('XADD', state.outbox, text(entries[last].position) .. '-0', 'e', table.concat(run))
+    redis.call('XADD', state.outbox, text(state.before + last) .. '-0', 'e', table.concat(run))
     items = items + 1
   end
   return items
@@ -212,8 +203,9 @@ end
 
 local function write(state)
   local items = state.items + append(state)
-  for _, entry in ipairs(state.entries) do
-    index.add(state.ids, entry.id, index.pack(entry.fingerprint, entry.position))
+  for i, record in ipairs(state.records) do
+    local value = index.pack(string.sub(record, 17, 24), state.before + i)
+    index.add(state.ids, string.sub(record, 1, 16), value)
   end
   local changes = { 'pos', text(state.position), 'k', '0', 'id', state.last_id, 'date',
     state.last_date, 'num', text(state.last_number), 'time', state.now_text,
@@ -233,7 +225,7 @@ end
 local function mark(shards, states)
   for _, state in ipairs(states) do
     local shard = state.shard
-    shard.issued = shard.issued + #state.entries
+    shard.issued = shard.issued + #state.records
     table.insert(shard.ids, state.id)
   end
   local turned_dirty = {}
@@ -258,16 +250,15 @@ for g, group in ipairs(groups) do
   local first = #replies + 1
   for i = 1, group[4] do
     local rendering = group[6][group[7][i] or 1]
-    local id, fingerprint, meta_bytes, signature_bytes, from = struct.unpack('>c16c8I4I4', ARGV[6], at)
-    at = from + meta_bytes + signature_bytes
-    local reply = refused or answer(state, rendering, id, fingerprint, string.sub(ARGV[6], from, from + meta_bytes - 1),
-      string.sub(ARGV[6], from + meta_bytes, at - 1))
+    local id, fingerprint, bytes, from = struct.unpack('>c16c8I4', ARGV[6], at)
+    at = from + bytes
+    local reply = refused or answer(state, rendering, id, fingerprint, string.sub(ARGV[6], from, at - 1))
     refused_any = refused_any or not ACCEPTED[reply[1]]
     replies[#replies + 1] = reply
   end
-  if state and #state.entries > 0 and index.can_grow(state.ids, state.position) then
+  if state and #state.records > 0 and index.can_grow(state.ids, state.position) then
     states[#states + 1] = state
-  elseif state and #state.entries > 0 then
+  elseif state and #state.records > 0 then
     refused_any = true
     for i = first, #replies do
       replies[i] = { 'damaged', 'the id index cannot grow: a bucket is missing or in the way' }

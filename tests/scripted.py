@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import redis.asyncio
 from msgspec.structs import replace
 
-from seriatim import scripts
+from seriatim import keyspace, scripts
 from seriatim.formats import Window
-from seriatim.model import Numbering, Series, Standing, fingerprint, uuid_bytes
+from seriatim.model import Entry, Numbering, Series, Standing, fingerprint, uuid_bytes
 from stack import Valkey, new_id
 
 T = TypeVar("T")
@@ -108,3 +108,9 @@ def find_all(server: Valkey, series: Series, entries: list[str]) -> list[scripts
             return [await scripts.find(client, STANDING, series, entry) for entry in entries]
 
     return asyncio.run(call())
+
+
+def told(reply: list[Any]) -> Entry:
+    """The entry that a reply of allocate.lua holds; of which series, it does not say."""
+    assert reply[0] in (b"issued", b"replayed")
+    return keyspace.entry("", reply[1], reply[2])

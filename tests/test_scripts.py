@@ -8,7 +8,19 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from scripted import MARK, SHARD, STANDING, allocate, allocated, enrolled, find_all, group, make_series, opened
+from scripted import (
+    MARK,
+    SHARD,
+    STANDING,
+    allocate,
+    allocated,
+    enrolled,
+    find_all,
+    group,
+    make_series,
+    opened,
+    told,
+)
 from seriatim import keyspace, scripts
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.model import COUNTER_MAX, Counted, Series, uuid_bytes
@@ -43,8 +55,8 @@ def test_one_call_answers_each_request_for_itself(server: Valkey) -> None:
     # Then the conflict touches no neighbour, the repetition is a replay, and each series counts for itself
     assert [reply[0] for reply in replies] == [b"conflict", b"issued", b"replayed", b"replayed", b"issued", b"issued"]
     assert [reply[1] for reply in replies] == [1, 2, 2, 1, 1, 2]
-    assert replies[2][7] == b"a.b.c"
-    assert [reply[3] for reply in replies[4:]] == [b"A-998", b"A-999"]
+    assert told(replies[2]).sig == "a.b.c"
+    assert [told(reply).code for reply in replies[4:]] == ["A-998", "A-999"]
     assert server.client.hget(keyspace.shard_key(SHARD), "backlog") == b"4"
 
 
@@ -53,10 +65,10 @@ def test_more_digits_than_the_padding_are_written_in_full(server: Valkey) -> Non
     series = opened(server, make_series(start=999))
 
     # When two numbers are issued
-    codes = [reply[3] for reply in allocate(server, group(series, [new_id(), new_id()]))]
+    codes = [told(reply).code for reply in allocate(server, group(series, [new_id(), new_id()]))]
 
     # Then the second has four digits
-    assert codes == [b"A-999", b"A-1000"]
+    assert codes == ["A-999", "A-1000"]
 
 
 def test_the_counter_stops_at_the_largest_exact_number(server: Valkey) -> None:
@@ -67,7 +79,7 @@ def test_the_counter_stops_at_the_largest_exact_number(server: Valkey) -> None:
     replies = allocate(server, group(series, [new_id(), new_id()]))
 
     # Then the last is written digit by digit and the next is refused
-    assert replies[0][2:4] == [b"9007199254740991", b"A-9007199254740991"]
+    assert (told(replies[0]).number, told(replies[0]).code) == (COUNTER_MAX, "A-9007199254740991")
     assert replies[1] == [b"exhausted"]
 
 
@@ -152,7 +164,7 @@ def test_each_counter_begins_anew_with_its_period_and_a_free_series_goes_back_to
     replies = allocate(server, group(series, [new_id() for _ in days], *days))
 
     # Then every counter continues where it stood in that period; `start` holds for the first periods alone
-    assert [reply[3].decode() for reply in replies] == [
+    assert [told(reply).code for reply in replies] == [
         "07/2026-07/12-07",
         "08/2026-08/12-08",
         "09/2026-09/12-01",
@@ -161,8 +173,8 @@ def test_each_counter_begins_anew_with_its_period_and_a_free_series_goes_back_to
         "11/2026-01/11-01",
         "02/2027-02/01-02",
     ]
-    assert [reply[5].decode() for reply in replies] == days
-    assert keyspace.numbers(replies[0][2]) == (
+    assert [told(reply).date for reply in replies] == days
+    assert told(replies[0]).numbers == (
         Counted("incYearly", "2026", 7),
         Counted("incMonthly", "2026-12", 7),
         Counted("incDaily", "2026-12-30", 7),
@@ -170,7 +182,7 @@ def test_each_counter_begins_anew_with_its_period_and_a_free_series_goes_back_to
 
     # And so does the next call
     (reply,) = allocate(server, group(series, [new_id()], "2026-12-30"))
-    assert reply[3] == b"12/2026-11/12-10"
+    assert told(reply).code == "12/2026-11/12-10"
 
 
 def test_a_strict_series_goes_neither_back_nor_ahead_and_forgets_what_is_over(server: Valkey) -> None:
@@ -186,7 +198,7 @@ def test_a_strict_series_goes_neither_back_nor_ahead_and_forgets_what_is_over(se
     # Then today's is issued, and the others are refused with what they would have to follow
     assert replies[0] == [b"past", b"2026-11-20"]
     assert replies[1] == [b"future", b"2026-11-21"]
-    assert replies[2][3] == b"002/2026-002/11-001"
+    assert told(replies[2]).code == "002/2026-002/11-001"
     assert replies[3] == [b"past", b"2026-11-21"]
 
     # And the counter of a day that is over takes no more room, while its entry is still found
@@ -207,7 +219,7 @@ def test_the_digits_of_all_counters_count_towards_the_longest_code(server: Valke
     replies = allocate(server, group(series, [new_id(), new_id()]))
 
     # Then the first code fits, and the second with its four digits is refused
-    assert replies[0][3] == b"9-9"
+    assert told(replies[0]).code == "9-9"
     assert replies[1] == [b"overflow", 4]
     assert server.client.hget(keyspace.series_key(SHARD, series.id), "pos") == b"1"
 

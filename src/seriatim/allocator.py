@@ -97,17 +97,11 @@ class Order(msgspec.Struct, frozen=True, gc=False):
 
 
 class Issued(msgspec.Struct, frozen=True, gc=False):
-    """An entry as allocate.lua answered it. `sig` and `claimed` are those that were kept, for a replay."""
+    """An entry by its position and the record that Redis holds of it; a replayed one may be void."""
 
     position: int
-    numbers: bytes
-    code: str
-    created_at: int
-    date: str
-    previous: bytes
-    claimed: bool
+    record: bytes
     replayed: bool = False
-    sig: bytes = b""
     void: bytes = b""
 
 
@@ -437,12 +431,9 @@ def _fail(requests: list[Waiting], error: SeriatimError) -> None:
 def _read(reply: list[Any], request: Waiting) -> Issued | Settled:
     word = reply[0]
     if word == b"issued":
-        _, position, numbers, code, created, date, previous = reply
-        return Issued(position, numbers, code.decode(), created, date.decode(), previous, request.order.claimed)
+        return Issued(reply[1], reply[2])
     if word == b"replayed":
-        _, position, numbers, code, created, date, previous, sig, void, claimed = reply
-        said = (position, numbers, code.decode(), created, date.decode(), previous, claimed == 1)
-        return Issued(*said, replayed=True, sig=sig, void=void)
+        return Issued(reply[1], reply[2], replayed=True, void=reply[3])
     if word == b"settled":
         return Settled(reply[1], reply[2])
     raise _refusal(reply, request.series)

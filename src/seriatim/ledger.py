@@ -32,7 +32,6 @@ from seriatim.model import (
     Why,
     fingerprint,
     uuid_bytes,
-    uuid_text,
 )
 from seriatim.outbox import Outbox, entries_at, records_after
 from seriatim.report import Line, Report
@@ -127,7 +126,7 @@ class Put(Waiting):
         """Tells of the entry."""
         outcome: Outcome = None
         if isinstance(answer, Issued):
-            outcome = _told(self.series, self.wanted, self.order, answer)
+            outcome = _told(self.series, answer)
         self.tell(outcome)
         self.told = True
 
@@ -181,7 +180,7 @@ class Ledger:
             _check_days(series.numbering, [wanted], batch=False)
             answer = await self._allocator.allocate(series, order)
             if isinstance(answer, Issued):
-                return _told(series, wanted, order, answer)
+                return _told(series, answer)
             return await self._settled(series, wanted, answer)
 
         return await self._insist(company, series_id, put)
@@ -229,10 +228,7 @@ class Ledger:
             pairs = zip(wanted, answers, strict=True)
             reading = [self._settled(series, one, answer) for one, answer in pairs if isinstance(answer, Settled)]
             settled = iter(await asyncio.gather(*reading))
-            return [
-                _told(series, one, order, answer) if isinstance(answer, Issued) else next(settled)
-                for one, order, answer in zip(wanted, orders, answers, strict=True)
-            ]
+            return [_told(series, answer) if isinstance(answer, Issued) else next(settled) for answer in answers]
 
         return await self._insist(company, series_id, put)
 
@@ -484,20 +480,6 @@ def _check_days(numbering: Numbering, wanted: Sequence[Wanted], *, batch: bool) 
             raise Invalid({name: f"must be {first} to {formats.LAST_DAY} in this series"})
 
 
-def _told(series: Series, wanted: Wanted, order: Order, issued: Issued) -> tuple[Entry, bool]:
-    entry = Entry(
-        series=series.id,
-        id=wanted.id,
-        position=issued.position,
-        code=issued.code,
-        numbers=keyspace.numbers(issued.numbers),
-        date=issued.date,
-        created_at=issued.created_at,
-        previous_id=uuid_text(issued.previous) if issued.previous else None,
-        meta=wanted.meta,
-        sig=(issued.sig.decode() or None) if issued.replayed else wanted.sig,
-        fingerprint=order.tag[16:],
-        claimed=issued.claimed,
-        void=keyspace.unpack_void(series.id, issued.position, issued.void),
-    )
-    return entry, issued.replayed
+def _told(series: Series, issued: Issued) -> tuple[Entry, bool]:
+    entry = keyspace.entry(series.id, issued.position, issued.record)
+    return _with_void(entry, keyspace.unpack_void(series.id, issued.position, issued.void)), issued.replayed

@@ -291,6 +291,7 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+@lru_cache(maxsize=64)  # what is issued together has one time
 def timestamp(ms: int) -> str:
     """Returns milliseconds since 1970 as RFC 3339 in UTC with milliseconds."""
     return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"

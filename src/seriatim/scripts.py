@@ -149,7 +149,7 @@ class Group:
     def __init__(self, series: Series, window: Window) -> None:
         self.series = series
         self.window = window
-        self.requests: list[tuple[bytes, bytes, bytes]] = []
+        self.requests: list[bytes] = []
         self._kinds: dict[tuple[date, bool], int] = {}
         self._which: list[int] = []
 
@@ -157,7 +157,8 @@ class Group:
         """Adds a request: a tag, a meta and a signature (or empty bytes), for a date or for today."""
         kind = day or self.window.today, claimed
         self._which.append(self._kinds.setdefault(kind, len(self._kinds) + 1))
-        self.requests.append(request)
+        tag, meta, sig = request
+        self.requests.append(b"%b%b%b\0%b" % (tag, _length(len(sig) + 1 + len(meta)), sig, meta))
 
     def keys(self) -> tuple[str, str, str]:
         """Returns the group's keys, as allocate.lua takes them."""
@@ -174,6 +175,7 @@ class Group:
 
 
 _pack = msgspec.msgpack.Encoder().encode
+_length = struct.Struct(">I").pack
 
 
 @lru_cache(maxsize=4096)
@@ -210,9 +212,6 @@ class Allocated(msgspec.Struct, frozen=True):
     replies: list[list[Any]]
 
 
-_lengths = struct.Struct(">II").pack
-
-
 async def allocate(
     client: redis.asyncio.Redis,
     standing: Standing,
@@ -235,8 +234,7 @@ async def allocate(
     requests: list[bytes] = []
     for group in groups:
         keys += group.keys()
-        for tag, meta, sig in group.requests:
-            requests += (tag, _lengths(len(meta), len(sig)), meta, sig)
+        requests += group.requests
     arguments = (str(backlog_max), str(int(atomic)), _pack(heads), b"".join(requests))
     return _answered(await _evaluate(client, "allocate", keys, standing, *arguments), shards)
 
