@@ -18,6 +18,14 @@ from seriatim.errors import ConfigError, Unavailable
 
 BUSY_S = 10
 """How long a transaction waits for another one that writes to SQLite."""
+PRAGMAS = (
+    f"busy_timeout = {BUSY_S * 1000}",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "cache_size = -32768",  # KiB: what a transaction of the worker changes, which is a page for each id
+    "wal_autocheckpoint = 20000",  # pages, 80 MiB: a page that several transactions change is written to its place once
+)
 INSERT_ROWS_MAX = 256
 """SQLite takes 32,766 values in a statement."""
 
@@ -135,7 +143,7 @@ def _insert_statement(table: sa.Table, rows: int) -> str:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # SQLAlchemy begins transactions, see _begin_sqlite; the driver must not.
     connection.isolation_level = None
-    for pragma in (f"busy_timeout = {BUSY_S * 1000}", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
 
