@@ -46,7 +46,7 @@ function series.read(key, outbox, prefix, clock_ms, fields)
   if length ~= tonumber(h[10]) then
     return nil, { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. h[10] }
   end
-  local beyond = redis.call('XREVRANGE', outbox, '+', '(' .. place, 'COUNT', 1)[1]
+  local beyond = length > 0 and redis.call('XREVRANGE', outbox, '+', '(' .. place, 'COUNT', 1)[1]
   if beyond then
     return nil, { 'damaged', 'the outbox goes on to ' .. beyond[1] .. ', the series to ' .. place }
   end

@@ -157,17 +157,36 @@ class _Awaited(Waiting):
         self.answer.set_exception(error)
 
 
+class _Batch:
+    """Orders of one series that are carried out together or not at all. Their caller awaits a future."""
+
+    __slots__ = ("answer", "now_ms", "orders", "series", "tries")
+
+    def __init__(self, series: Series, orders: Sequence[Order]) -> None:
+        self.series = series
+        self.orders = orders
+        self.now_ms = 0
+        self.tries = 0
+        self.answer: asyncio.Future[list[Issued | Settled]] = asyncio.get_running_loop().create_future()
+
+    def gone(self) -> bool:
+        return self.answer.done()
+
+    def fail(self, error: SeriatimError) -> None:
+        self.answer.set_exception(error)
+
+
 class _Lane:
     """The requests that wait, in order of arrival."""
 
     __slots__ = ("running", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[Waiting | list[Waiting]] = deque()
+        self.waiting: deque[Waiting | _Batch] = deque()
         self.running: asyncio.Task[None] | None = None
 
-    def take(self, before: int) -> tuple[list[Waiting], bool]:
-        """Returns what goes with the next call, and whether it is a batch.
+    def take(self, before: int) -> list[Waiting] | _Batch:
+        """Returns what goes with the next call: a batch does so alone.
 
         Callers who wait for their answer before they ask again come in two groups: while Redis works for one, this
         process works for the other. Neither waits long for the other if both are of a size, so that a call takes half
@@ -179,16 +198,16 @@ class _Lane:
         most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + before + 1) // 2))
         while self.waiting and len(taken) < most and size < CALL_BYTES_MAX and len(series) < CALL_SERIES_MAX:
             request = self.waiting[0]
-            if isinstance(request, list):
+            if isinstance(request, _Batch):
                 if not taken:
                     self.waiting.popleft()
-                    return request, True
+                    return request
                 break
             self.waiting.popleft()
             size += len(request.order.meta) + len(request.order.sig)
             series.add(request.series.id)
             taken.append(request)
-        return taken, False
+        return taken
 
 
 class Allocator:
@@ -234,13 +253,9 @@ class Allocator:
             As `allocate`; the error's fields name the first order that is refused, as `list[3]` or `list[3].date`.
         """
         self._gate.require()
-        requests = [_Awaited() for _ in orders]
-        waiting: list[Waiting] = [one.ask(series, order) for one, order in zip(requests, orders, strict=True)]
-        self._enqueue(waiting)
-        await asyncio.wait([requests[-1].answer])  # behind which all are answered
-        for request in requests:
-            request.answer.exception()  # retrieved: all have the same
-        return [request.answer.result() for request in requests]
+        batch = _Batch(series, orders)
+        self._enqueue(batch)
+        return await batch.answer
 
     async def skip(self, series: Series, nth: int, to: int, why: Why) -> Skip | None:
         """Raises the format's `nth` counter in today's period, so that its next number is `to`.
@@ -306,52 +321,59 @@ class Allocator:
         for shard in answered.turned_dirty:
             self._on_dirty(shard)
 
-    def _enqueue(self, request: Waiting | list[Waiting]) -> None:
+    def _enqueue(self, request: Waiting | _Batch) -> None:
         self._lane.waiting.append(request)
         if self._lane.running is None:
             self._lane.running = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         lane = self._lane
-        taken: list[Waiting] = []
+        taken: list[Waiting] | _Batch = []
         before = 0
         try:
             while lane.waiting:
-                taken, batch = lane.take(before)
-                before = len(taken)
-                answer = await self._call(taken, batch=batch)
+                taken = lane.take(before)
+                before = 1 if isinstance(taken, _Batch) else len(taken)
+                answer = await self._call(taken)
                 # After the next call is on its way, so that the server works meanwhile.
                 asyncio.get_running_loop().call_soon(answer)
                 taken = []
         finally:
             lane.running = None
-            left = [one for waiting in lane.waiting for one in (waiting if isinstance(waiting, list) else [waiting])]
-            _fail([*taken, *left], Unavailable("Seriatim is stopping. Repeat the request with the same id."))
+            stopping = Unavailable("Seriatim is stopping. Repeat the request with the same id.")
+            _fail(taken, stopping)
+            for left in lane.waiting:
+                _fail(left if isinstance(left, _Batch) else [left], stopping)
             lane.waiting.clear()
 
-    async def _call(self, taken: list[Waiting], *, batch: bool) -> Callable[[], None]:
+    async def _call(self, taken: list[Waiting] | _Batch) -> Callable[[], None]:
         """Makes a call; returns what gives the requests their answers."""
         try:
-            requests, replies = await self._ask(taken, batch=batch)
+            if isinstance(taken, _Batch):
+                replies = await self._ask([(taken.series, taken.orders, taken.now_ms)], atomic=True)
+                return partial(self._answer_batch, taken, replies)
+            members: dict[str, list[Waiting]] = {}
+            for request in taken:
+                members.setdefault(request.series.id, []).append(request)
+            grouped = members.values()
+            asked = [(g[0].series, [one.order for one in g], max(one.now_ms for one in g)) for g in grouped]
+            replies = await self._ask(asked, atomic=False)
+            return partial(self._answer_each, [request for group in grouped for request in group], replies)
         except SeriatimError as error:
             return partial(_fail, taken, error)
         except Exception:
             log.exception("an allocation failed")
             return partial(_fail, taken, Unavailable(INTERRUPTED))
-        return partial(self._answer_batch if batch else self._answer_each, requests, replies)
 
-    async def _ask(self, taken: list[Waiting], *, batch: bool) -> tuple[list[Waiting], list[list[Any]]]:
-        """Returns the requests as they went into the call, and the reply to each."""
+    async def _ask(self, asked: Sequence[tuple[Series, Sequence[Order], int]], *, atomic: bool) -> list[list[Any]]:
+        """Returns the reply to each order. With its series' orders goes the time that it is there at least."""
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
-        members: dict[str, list[Waiting]] = {}
-        for request in taken:
-            members.setdefault(request.series.id, []).append(request)
-        groups = [_group(requests, local_ms + self._skew_ms) for requests in members.values()]
-        allocated = await scripts.allocate(self._client, standing, groups, backlog_max=self._backlog_max, atomic=batch)
+        groups = [_group(series, orders, max(local_ms + self._skew_ms, now_ms)) for series, orders, now_ms in asked]
+        allocated = await scripts.allocate(self._client, standing, groups, backlog_max=self._backlog_max, atomic=atomic)
         self._skew_ms = allocated.now_ms - local_ms
         self._wake(allocated)
-        return [request for requests in members.values() for request in requests], allocated.replies
+        return allocated.replies
 
     def _answer_each(self, requests: list[Waiting], replies: list[list[Any]]) -> None:
         for request, reply in zip(requests, replies, strict=True):
@@ -368,32 +390,31 @@ class Allocator:
             self._enqueue(request)
             return
         try:
-            answer = _read(reply, request)
+            answer = _read(reply, request.series)
         except SeriatimError as error:
             request.fail(error)
         else:
             request.succeed(answer)
 
-    def _answer_batch(self, requests: list[Waiting], replies: list[list[Any]]) -> None:
-        results: list[Issued | Settled] = []
-        for number, (request, reply) in enumerate(zip(requests, replies, strict=True)):
-            if self._again(request, reply):
-                self._enqueue(requests)
-                return
-            try:
-                results.append(_read(reply, request))
-            except SeriatimError as error:
-                _fail(requests, _in_list(error, number))
-                return
-            except Exception:
-                log.exception("an answer failed")
-                _fail(requests, Unavailable(INTERRUPTED))
-                return
-        for request, result in zip(requests, results, strict=True):
-            if not request.gone():
-                request.succeed(result)
+    def _answer_batch(self, batch: _Batch, replies: list[list[Any]]) -> None:
+        if batch.gone():
+            return
+        answers: list[Issued | Settled] = []
+        try:
+            for reply in replies:
+                if self._again(batch, reply):
+                    self._enqueue(batch)
+                    return
+                answers.append(_read(reply, batch.series))
+        except SeriatimError as error:
+            batch.fail(_in_list(error, len(answers)))
+        except Exception:
+            log.exception("an answer failed")
+            batch.fail(Unavailable(INTERRUPTED))
+        else:
+            batch.answer.set_result(answers)
 
-    def _again(self, request: Waiting, reply: list[Any]) -> bool:
+    def _again(self, request: Waiting | _Batch, reply: list[Any]) -> bool:
         """Whether a request is to be sent again, with the time that it now is in the series."""
         if reply[0] != b"window" or request.tries >= WINDOW_TRIES_MAX or abs(self._skew_ms) >= CLOCK_SKEW_MS_MAX:
             return False
@@ -402,13 +423,10 @@ class Allocator:
         return True
 
 
-def _group(requests: list[Waiting], now_ms: int) -> scripts.Group:
-    """Returns the requests of one series as they go into a call, at the time that it is there."""
-    series = requests[0].series
-    now_ms = max(now_ms, *(request.now_ms for request in requests))
+def _group(series: Series, orders: Sequence[Order], now_ms: int) -> scripts.Group:
+    """Returns the orders of one series as they go into a call, at the time that it is there."""
     group = scripts.Group(series, window(series.numbering.timezone, now_ms))
-    for request in requests:
-        order = request.order
+    for order in orders:
         group.add(order.day, (order.tag, order.meta, order.sig), claimed=order.claimed)
     return group
 
@@ -422,13 +440,13 @@ def _in_list(error: SeriatimError, number: int) -> SeriatimError:
     return error
 
 
-def _fail(requests: list[Waiting], error: SeriatimError) -> None:
-    for request in requests:
+def _fail(taken: list[Waiting] | _Batch, error: SeriatimError) -> None:
+    for request in [taken] if isinstance(taken, _Batch) else taken:
         if not request.gone():
             request.fail(error)
 
 
-def _read(reply: list[Any], request: Waiting) -> Issued | Settled:
+def _read(reply: list[Any], series: Series) -> Issued | Settled:
     word = reply[0]
     if word == b"issued":
         return Issued(reply[1], reply[2])
@@ -436,7 +454,7 @@ def _read(reply: list[Any], request: Waiting) -> Issued | Settled:
         return Issued(reply[1], reply[2], replayed=True, void=reply[3])
     if word == b"settled":
         return Settled(reply[1], reply[2])
-    raise _refusal(reply, request.series)
+    raise _refusal(reply, series)
 
 
 REFUSALS: dict[bytes, tuple[type[SeriatimError], str]] = {
