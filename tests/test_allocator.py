@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from collections.abc import Awaitable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
-from core import SHARDS, drain_all, make_config, make_drainer, running_front
+from core import SHARDS, drain_all, make_config, make_drainer, make_series, running_front
 from seriatim import allocator, worker
+from seriatim.config import Config
 from seriatim.errors import Conflict, NotFound, Unavailable
 from seriatim.http.app import Front
 from seriatim.ledger import Ledger, Wanted
@@ -293,19 +295,28 @@ def test_any_order_of_requests_agrees_with_a_plain_list() -> None:
     )
 
 
+@pytest.fixture
+def config(valkey: Valkey, tmp_path: Path) -> Config:
+    """The configuration of a front, whose store has no company yet."""
+    with closing(Store(f"sqlite:///{tmp_path / 'store.db'}")) as store:
+        store.migrate()
+        store.prepare(SHARDS)
+        return make_config(valkey, store.engine.url.render_as_string(hide_password=False))
+
+
+def make_company(front: Front) -> str:
+    return front.store.create_company(new_id(), "test").id
+
+
 @pytest.mark.parametrize(("series_a_call", "calls"), [(allocator.CALL_SERIES_MAX, 1), (3, 4)])
 def test_what_waits_goes_in_one_call_whatever_its_shard(
-    valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, series_a_call: int, calls: int
+    valkey: Valkey, config: Config, monkeypatch: pytest.MonkeyPatch, series_a_call: int, calls: int
 ) -> None:
     # Given three series of each shard, that have been numbered in
-    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
-    store.migrate()
-    store.prepare(SHARDS)
-    company = store.create_company(new_id(), "test").id
-    config = make_config(valkey, store.engine.url.render_as_string(hide_password=False))
 
     async def number() -> list[Entry]:
         async with running_front(config) as front:
+            company = make_company(front)
             every = [id_in(shard) for shard in range(SHARDS) for _ in range(3)]
             for series in every:
                 await front.definitions.put(company, series, SeriesFields(prefix="T-"))
@@ -319,11 +330,48 @@ def test_what_waits_goes_in_one_call_whatever_its_shard(
 
     monkeypatch.setattr(allocator, "CALL_SERIES_MAX", series_a_call)
     entries = asyncio.run(number())
-    store.close()
 
     # Then they travel together, as far as a call may carry them, and each is the second of its series
     assert [entry.position for entry in entries] == [2] * 3 * SHARDS
     assert valkey.client.info("commandstats")["cmdstat_evalsha"]["calls"] == calls
+
+
+@pytest.mark.parametrize(("batches", "calls"), [(True, allocator.BATCHES_AT_ONCE), (False, 1)])
+def test_a_second_call_is_in_flight_only_for_a_batch(
+    valkey: Valkey, config: Config, *, batches: bool, calls: int
+) -> None:
+    # Given a Redis that does not answer for a while
+    async def number() -> tuple[int, list[list[Entry]]]:
+        async with running_front(config) as front:
+            company = make_company(front)
+            series = await make_series(front, company)
+            await front.ledger.put_entry(company, series, Wanted(new_id()))
+            busy = front.client.connection_pool._in_use_connections
+            valkey.process.send_signal(signal.SIGSTOP)
+
+            # When numbers are asked for, one by one or by batches
+            async def ask() -> list[Entry]:
+                wanted = [Wanted(new_id()) for _ in range(5)]
+                if batches:
+                    return [entry for entry, _ in await front.ledger.put_batch(company, series, wanted)]
+                puts = [front.ledger.put_entry(company, series, one) for one in wanted]
+                return [entry for entry, _ in await asyncio.gather(*puts)]
+
+            asking = [asyncio.create_task(ask()) for _ in range(4)]
+            await asyncio.sleep(0.1)
+            in_flight = len(busy)
+            valkey.process.send_signal(signal.SIGCONT)
+            return in_flight, await asyncio.gather(*asking)
+
+    in_flight, runs = asyncio.run(number())
+
+    # Then so many calls are on their way
+    assert in_flight == calls
+
+    # And every number is issued once, those of a batch side by side
+    assert sorted(entry.position for run in runs for entry in run) == list(range(2, 22))
+    if batches:
+        assert all([entry.position - run[0].position for entry in run] == [0, 1, 2, 3, 4] for run in runs)
 
 
 def id_in(shard: int) -> str:

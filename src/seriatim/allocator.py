@@ -2,9 +2,9 @@
 
 One call of allocate.lua is in flight; what arrives meanwhile goes with the next, of whatever series and shards: a
 server runs one script at a time, and its cost is shared by all that a call carries. (On a Redis Cluster, a call would
-have to keep to one shard.) Each request is answered for itself; a batch is a call of its own, all or nothing. A call
-that fails, be it for one series, fails for all its requests: they are to be repeated. The allocator knows neither store
-nor worker: what it cannot settle with Redis alone it raises.
+have to keep to one shard.) Each request is answered for itself; a batch is a call of its own, all or nothing, beside
+which another may be in flight. A call that fails, be it for one series, fails for all its requests: they are to be
+repeated. The allocator knows neither store nor worker: what it cannot settle with Redis alone it raises.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ CALL_SERIES_MAX = 128
 """Bounds that keep a script's run at a few milliseconds."""
 CALL_REQUESTS_SPLIT = 16
 """So few go together, however many come after them: each would gain less than the second call costs."""
+BATCHES_AT_ONCE = 2
+"""A batch keeps this process as busy as it keeps Redis, which is not to wait until the answer to the last is read."""
 WINDOW_TRIES_MAX = 3
 CLOCK_SKEW_MS_MAX = 3_600_000
 INTERRUPTED = "The allocation was interrupted. Repeat it with the same id."
@@ -183,7 +185,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.waiting: deque[Waiting | _Batch] = deque()
-        self.running: asyncio.Task[None] | None = None
+        self.running: set[asyncio.Task[None]] = set()
 
     def take(self, before: int) -> list[Waiting] | _Batch:
         """Returns what goes with the next call: a batch does so alone.
@@ -323,8 +325,8 @@ class Allocator:
 
     def _enqueue(self, request: Waiting | _Batch) -> None:
         self._lane.waiting.append(request)
-        if self._lane.running is None:
-            self._lane.running = asyncio.get_running_loop().create_task(self._run())
+        if len(self._lane.running) < (BATCHES_AT_ONCE if isinstance(request, _Batch) else 1):
+            self._lane.running.add(asyncio.get_running_loop().create_task(self._run()))
 
     async def _run(self) -> None:
         lane = self._lane
@@ -339,7 +341,7 @@ class Allocator:
                 asyncio.get_running_loop().call_soon(answer)
                 taken = []
         finally:
-            lane.running = None
+            lane.running -= {asyncio.current_task()}
             stopping = Unavailable("Seriatim is stopping. Repeat the request with the same id.")
             _fail(taken, stopping)
             for left in lane.waiting:
