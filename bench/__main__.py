@@ -37,6 +37,7 @@ PARTS: dict[str, Callable[[Arena, Options, Results], object]] = {
     "cells": lambda arena, options, _: puts.measure_cells(arena, options),
     "open": lambda arena, options, results: puts.measure_open(arena, options, results.puts),
     "sustained": lambda arena, options, _: puts.measure_sustained(arena, options),
+    "steady": lambda arena, options, results: puts.measure_steady(arena, options, results.puts),
     "batches": lambda arena, options, _: batches.measure(arena, options),
     "settlement": lambda arena, options, _: settlement.measure(arena, options),
     "growth": lambda arena, options, _: growth.measure(arena, options),

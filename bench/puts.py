@@ -134,6 +134,28 @@ def measure_sustained(arena: Arena, options: Options) -> list[Sustained]:
     return steps
 
 
+# steady -----------------------------------------------------------------------------------------------------------
+
+SHARE = 0.7
+STRETCHES = 6
+
+
+class Steady(msgspec.Struct, frozen=True):
+    """Runs behind one another at a fixed rate, one worker beside: what waits and what memory holds must not grow."""
+
+    rate: float
+    stretches: list[Run]
+
+
+def measure_steady(arena: Arena, options: Options, puts: Sequence[Put]) -> Steady:
+    """Measures at 70 % of our maximum, all in one series, all on this machine."""
+    rate = _maximum(arena, options, puts) * SHARE
+    with arena.running(BESIDE) as contender:
+        series = contender.create_series(1)
+        load = Load(MAIN.connections, options.seconds_sustained, rate=rate, warm_up_s=0)
+        return Steady(rate, [run(contender, series, load) for _ in range(STRETCHES)])
+
+
 # the client ---------------------------------------------------------------------------------------------------------
 
 

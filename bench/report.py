@@ -13,13 +13,14 @@ from client import Run
 from contenders import BARE, BESIDE, NAMES, TITLES
 from growth import LONG, MANY, SHORT
 from guard import KEY, TOKEN, WITHOUT
-from puts import MAIN, OTHERS, TWO, Cell
+from puts import MAIN, OTHERS, SHARE, TWO, Cell
 from results import Results, spread
 from targets import targets
 
 ROUNDS = dict.fromkeys(("puts", "open", "batches", "guard"), "{rounds} of {seconds:g} s") | {
     "cells": "{rounds_of_others} of {seconds_of_others:g} s",
     "sustained": "{seconds_sustained:g} s at each rate",
+    "steady": "{seconds_sustained:g} s a line",
     "settlement": "{drained:,} entries each",
     "growth": "{rounds} of {seconds_of_others:g} s",
     "clients": "{rounds_of_others} of {seconds:g} s",
@@ -59,7 +60,7 @@ def _lines(results: Results) -> Iterator[str]:
     ]
     yield from _table(("part", "measured", "commit", "rounds"), rows)
     yield from (ABOUT, "", "## To reach", "", *_targets(results))
-    for part in (_puts, _cells, _open, _sustained, _batches, _settlement, _growth, _guard, _clients):
+    for part in (_puts, _cells, _open, _sustained, _steady, _batches, _settlement, _growth, _guard, _clients):
         yield from part(results)
 
 
@@ -176,6 +177,27 @@ def _sustained(results: Results) -> Iterator[str]:
     yield from _table(
         ("due/s", "answered/s", "p50 ms", "p99 ms", "settled/s", "left waiting", "less than 2 s of work"), rows
     )
+
+
+def _steady(results: Results) -> Iterator[str]:
+    if results.steady is None:
+        return
+    yield from (f"## At {results.steady.rate:,.0f} PUT/s, {SHARE:.0%} of our maximum, one worker beside", "")
+    groups = ("API", "worker", "Valkey")
+    rows = [
+        (
+            f"{run.per_s:,.0f}",
+            f"{run.settled_per_s:,.0f}",
+            f"{run.backlog:,}",
+            f"{run.p50:.1f}",
+            f"{run.p99:.1f}",
+            *(f"{run.memory_bytes.get(group, 0) / MIB:,.0f}" for group in groups),
+        )
+        for run in results.steady.stretches
+    ]
+    head = ("answered/s", "settled/s", "left waiting", "p50 ms", "p99 ms", *(f"{group}, MiB" for group in groups))
+    yield from _table(head, rows)
+    yield from ("The lines follow one another in one series; what the worker has signed stays in Redis' index.", "")
 
 
 def _batches(results: Results) -> Iterator[str]:

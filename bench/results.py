@@ -13,7 +13,7 @@ from client import Run
 from growth import Growth
 from guard import Guarded
 from options import Options
-from puts import MAIN, Cell, Compared, Opened, Put, Sustained
+from puts import MAIN, Cell, Compared, Opened, Put, Steady, Sustained
 from settlement import Settlement
 
 
@@ -34,6 +34,7 @@ class Results(msgspec.Struct):
     cells: list[Put] = []
     open: list[Opened] = []
     sustained: list[Sustained] = []
+    steady: Steady | None = None
     batches: list[Batch] = []
     settlement: Settlement | None = None
     growth: Growth | None = None

@@ -1,4 +1,4 @@
-"""Many rows at once, on both databases: what one row at a time would have put there, or nothing."""
+"""How durable a commit is; and many rows at once: what one row at a time would have put there, or nothing."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def kept(store: Store) -> Store:
     with store.write() as connection:
         THINGS.create(connection)
     return store
+
+
+def test_every_connection_commits_durably(store: Store) -> None:
+    # Given a store with several connections at once
+    asked = ("journal_mode", "synchronous", "foreign_keys") if store.sqlite else ("fsync", "synchronous_commit")
+    word = "PRAGMA" if store.sqlite else "SHOW"
+    with store.read() as one, store.read() as other, store.write() as writing:
+        said = [
+            [connection.exec_driver_sql(f"{word} {name}").scalar_one() for name in asked]
+            for connection in (one, other, writing)
+        ]
+
+    # Then each waits for the disk before it says that it has committed: in SQLite, 2 is FULL
+    assert said == [["wal", 2, 1] if store.sqlite else ["on", "on"]] * 3
 
 
 def test_any_number_of_rows_arrives_as_it_was_given(kept: Store) -> None:
