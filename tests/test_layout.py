@@ -77,7 +77,7 @@ NOT_DIALECTS = {
     "http.hot",
     "http.server",
 }
-BUILDERS = {"http.app", "worker", "cli"}
+BUILDERS = {"http.app", "worker", "cli", "command"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}
 
 
@@ -179,7 +179,7 @@ def test_the_allocator_never_touches_store_signing_or_rq() -> None:
     assert not {one for name in near for one in imports(name)} & {"package:rq", "package:sqlalchemy", "package:joserfc"}
 
 
-@pytest.mark.parametrize("name", ["worker", "verify", "recovery"])
+@pytest.mark.parametrize("name", ["worker", "verify", "recovery", "rebuild", "doctor"])
 def test_what_works_behind_the_api_never_imports_http(name: str) -> None:
     assert not {one for one in reaches(name) if one.split(".")[0] == "http"}
     assert not imports(name) & {"package:starlette", "package:uvicorn"}

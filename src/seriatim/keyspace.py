@@ -112,6 +112,16 @@ def unpack_void(series_id: str, voided: int, packed: bytes | None) -> Void | Non
     return Void(series_id, position, k, voided, reason, actor, created_at)
 
 
+def pack_void(void: Void) -> bytes:
+    """Returns a void as void.lua packs it."""
+    return msgspec.msgpack.encode((void.position, void.k, void.created_at, void.reason, void.actor))
+
+
+def pack_indexed(fingerprint: bytes, position: int) -> bytes:
+    """Returns the value of an entry's id in the index, as index.lua packs it."""
+    return fingerprint + position.to_bytes(max(1, (position.bit_length() + 7) // 8))
+
+
 def numbers(text: bytes) -> tuple[Counted, ...]:
     """Returns what an entry's counters had, as allocate.lua writes it."""
     if b"=" not in text:

@@ -66,7 +66,7 @@ def meet(client: redis.Redis, store: Store, ack: Literal["fsync", "memory"]) -> 
         Unavailable: the server or the store does not answer.
     """
     check_settings(client, ack)
-    _check_clock(client)
+    check_clock(client)
     for _ in range(TRIES_MAX):
         try:
             standing = _meet(client, store)
@@ -92,6 +92,21 @@ def _meet(client: redis.Redis, store: Store) -> Standing:
         _check_shards(client, data)
         return Standing(data.epoch, data.generation)
     log.info("met a new server", run_id=run_id, generation=data.generation)
+    examine(client, store, data)
+    store.begin_generation(data.generation)
+    _enroll(client, data, data.generation, data.generation + 1)
+    store.end_generation(data.generation, run_id)
+    return Standing(data.epoch, data.generation + 1)
+
+
+def examine(client: redis.Redis, store: Store, data: DataSet) -> None:
+    """Checks that Redis holds the data set as the store knows it: its epoch and generation, and all that it lacks.
+
+    Raises:
+        Halted: it does not; the message is the reason.
+        Stale: the data set is another by now.
+        Unavailable: the server or the store does not answer.
+    """
     _check_shards(client, data, data.pending_generation)
     try:
         all_series = store.list_series()
@@ -101,13 +116,15 @@ def _meet(client: redis.Redis, store: Store) -> Standing:
         if store.data_set() != data:  # another process has met the server, and what was read is old
             raise Stale from None
         raise
-    store.begin_generation(data.generation)
-    _enroll(client, data, data.generation, data.generation + 1)
-    store.end_generation(data.generation, run_id)
-    return Standing(data.epoch, data.generation + 1)
 
 
-def _check_clock(client: redis.Redis) -> None:
+def check_clock(client: redis.Redis) -> None:
+    """Checks that this machine and the server agree on the time.
+
+    Raises:
+        Halted: they differ by more than an hour.
+        Unavailable: the server does not answer.
+    """
     with scripts.translated():
         seconds, _ = client.time()
     if abs(seconds - time.time()) * 1000 > CLOCK_SKEW_MS_MAX:
@@ -306,7 +323,7 @@ class Watch:
 
     def _check(self, standing: Standing) -> None:
         check_settings(self._client, self._ack)
-        _check_clock(self._client)
+        check_clock(self._client)
         with scripts.translated():
             run_id = self._client.info("server")["run_id"]
         data = self._store.data_set()

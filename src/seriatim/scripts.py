@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from functools import cache, lru_cache
@@ -64,6 +64,7 @@ NAMES = (
     "find",
     "install",
     "remove",
+    "restore",
     "settle",
     "skip",
     "void",
@@ -551,6 +552,33 @@ def remove(client: redis.Redis, standing: Standing, series: Series) -> None:
         raise Damaged(f"Series {name} was deleted from the store, and Redis holds records of it.")
     if reply == b"stale":
         raise Stale
+
+
+def restore(  # noqa: PLR0913 -- as its script takes them
+    client: redis.Redis,
+    standing: Standing,
+    keys: tuple[str, str, str],
+    *,
+    counted: Literal["pos", "claims"],
+    before: int,
+    entries: Sequence[bytes],
+    fields: Mapping[str, str | bytes | int],
+) -> None:
+    """Adds ids and their values, in turn, to an index that holds `before`, then sets fields of its hash.
+
+    `keys` are that of the shard's hash, that of the hash whose field `counted` counts the index, and its prefix.
+
+    Raises:
+        Stale, Unavailable.
+        Damaged: the index is not as it was left.
+    """
+    set_behind = [part for pair in fields.items() for part in pair]
+    packed = b"".join(part for one in entries for part in (_length(len(one)), one))
+    reply = _call(client, "restore", keys, standing, counted, before, packed, *set_behind)
+    if reply == b"stale":
+        raise Stale
+    if reply == b"damaged":
+        raise Damaged("Something else writes to Redis while it is built anew. Stop that, and recover again.")
 
 
 def enroll(

@@ -41,6 +41,10 @@ class DataSet(msgspec.Struct, frozen=True):
     state: Literal["new", "live", "halted"]
     reason: str | None
     shards: int
+    next_epoch: str | None
+    """Set while a recovery builds Redis anew, of which nothing is needed any more then."""
+    doubt: str | None
+    """Why everything in Redis is doubtful until it is recovered, though nothing there shows it."""
 
 
 class NewSeries(msgspec.Struct, frozen=True):
@@ -130,14 +134,55 @@ class Store(Registry):
         )
         self._change_data_set(changed.values(generation=generation + 1, pending_generation=None, run_id=run_id))
 
-    def halt(self, reason: str, actor: str) -> None:
-        """Stops allocation in the whole data set until somebody recovers it. The first reason stays."""
+    def halt(self, reason: str, actor: str, doubt: str | None = None) -> None:
+        """Stops allocation in the whole data set until somebody recovers it. The first reason, and doubt, stays."""
         with self.write() as connection:
+            if doubt is not None:
+                first = sa.func.coalesce(settings.c.doubt, doubt)
+                connection.execute(sa.update(settings).values(doubt=first))
             halted = connection.execute(
                 sa.update(settings).where(settings.c.state != "halted").values(state="halted", reason=reason)
             )
             if halted.rowcount:
                 self._log(connection, actor, "halt", {"reason": reason})
+
+    def decide_recovery(self, epoch: str, actor: str, detail: dict[str, Any]) -> None:
+        """Notes that all that is left of the records is in the store, and what was decided of the others.
+
+        From here on Redis is built anew under `epoch`, as often as it takes.
+
+        Raises:
+            Stale: the data set is not halted.
+        """
+        with self.write() as connection:
+            halted = sa.update(settings).where(settings.c.state == "halted", settings.c.next_epoch.is_(None))
+            if connection.execute(halted.values(next_epoch=epoch)).rowcount != 1:
+                raise Stale
+            self._log(connection, actor, "recover", detail)
+
+    def end_recovery(self, epoch: str, run_id: str) -> None:
+        """Lets allocation go on, under `epoch`, with a server that holds all series that have records.
+
+        Raises:
+            Stale: another recovery came first.
+        """
+        with self.write() as connection:
+            live: dict[str, Any] = {
+                "epoch": epoch,
+                "next_epoch": None,
+                "state": "live",
+                "reason": None,
+                "doubt": None,
+                "run_id": run_id,
+            }
+            live |= {"generation": settings.c.generation + 1, "pending_generation": None}
+            decided = sa.update(settings).where(settings.c.state == "halted", settings.c.next_epoch == epoch)
+            if connection.execute(decided.values(live)).rowcount != 1:
+                raise Stale
+            recorded = sa.or_(series.c.position > 0, series.c.k > 0)
+            connection.execute(sa.update(series).where(recorded).values(loaded_epoch=epoch))
+            claiming = sa.select(series.c.company).where(series.c.claims > 0)
+            connection.execute(sa.update(companies).where(companies.c.id.in_(claiming)).values(loaded_epoch=epoch))
 
     def _change_data_set(self, statement: sa.Update) -> None:
         with self.write() as connection:
@@ -397,8 +442,21 @@ class Store(Registry):
                 found[row.id][field] = row.value
         return found
 
-    def commit(self, standing: Standing, slices: Sequence[Slice]) -> None:
+    def indexed(self, owner: Series) -> Iterator[tuple[str, bytes, bool]]:
+        """Yields of the entries of a series id, fingerprint, and whether it was claimed; in order."""
+        columns = sa.select(entries.c.id, entries.c.fingerprint, entries.c.claimed)
+        ordered = columns.where(entries.c.series == _key(owner)).order_by(entries.c.position)
+        with self.read() as connection:
+            for row in connection.execute(ordered.execution_options(yield_per=PAGE)):
+                yield row.id, row.fingerprint, row.claimed
+
+    def commit(self, standing: Standing, slices: Sequence[Slice], *, state: str = "live") -> None:
         """Commits signed records in one transaction; moves each series from exactly the place that was read.
+
+        Args:
+            standing: under which they were read.
+            slices: the records.
+            state: of the data set; a recovery commits what it saves while allocation is halted.
 
         Raises:
             Stale: the epoch or generation has moved on, or another worker has moved a series. Nothing is committed.
@@ -409,7 +467,7 @@ class Store(Registry):
             current = connection.execute(
                 sa.select(settings.c.epoch, settings.c.generation, settings.c.state).with_for_update(read=True)
             ).one()
-            if tuple(current) != (standing.epoch, standing.generation, "live"):
+            if tuple(current) != (standing.epoch, standing.generation, state):
                 raise Stale
             for part in slices:
                 self._commit_slice(connection, part, at)

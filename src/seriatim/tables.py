@@ -28,6 +28,8 @@ settings = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("shards", sa.Integer, nullable=False),
+    sa.Column("next_epoch", sa.Text),
+    sa.Column("doubt", sa.Text),
     sa.CheckConstraint("id = 1", name="one_row"),
     sa.CheckConstraint("state IN ('new', 'live', 'halted')", name="state"),
 )

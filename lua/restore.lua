@@ -1,0 +1,43 @@
+#!lua
+-- restore.lua: put back what the store holds into an index that has been emptied, and what stands beside it.
+--
+-- KEYS[1]  shard hash: epoch, generation     KEYS[2]  hash of the series, or of the company
+-- KEYS[3]  prefix of the index of ids, or of claims (index.lua)
+-- ARGV[1]  epoch       ARGV[2]  generation   ARGV[3]  the hash's field that counts the index: pos or claims
+-- ARGV[4]  how many the index has before     ARGV[5]  ids and their values in turn, as the index keeps them, each
+--          behind its length (4 bytes)
+-- ARGV[6..]            fields of the hash and their values in turn, set with the last of them
+--
+-- Replies 'stale', 'damaged' (the index holds another number of ids, or one of these), or 'ok'.
+
+-- @include index.lua
+-- @include series.lua
+
+if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
+  return 'stale'
+end
+local before, restored, at = tonumber(ARGV[4]), {}, 1
+while at <= #ARGV[5] do
+  local bytes = struct.unpack('>I4', ARGV[5], at)
+  restored[#restored + 1] = string.sub(ARGV[5], at + 4, at + 3 + bytes)
+  at = at + 4 + bytes
+end
+local after = before + #restored / 2
+if redis.call('HGET', KEYS[2], ARGV[3]) ~= series.text(before) then
+  return 'damaged'
+end
+local ids, seen = index.open(KEYS[3], before), {}
+for i = 1, #restored, 2 do
+  if seen[restored[i]] or index.find(ids, restored[i]) ~= false then
+    return 'damaged'
+  end
+  seen[restored[i]] = true
+end
+if not index.can_grow(ids, after) then
+  return 'damaged'
+end
+for i = 1, #restored, 2 do
+  index.add(ids, restored[i], restored[i + 1])
+end
+redis.call('HSET', KEYS[2], ARGV[3], series.text(after), unpack(ARGV, 6))
+return 'ok'

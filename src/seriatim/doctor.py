@@ -1,0 +1,121 @@
+"""`seriatim doctor`: what is wrong with a setting, and what to do about it. Changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import redis
+from rq import Worker
+
+from seriatim import recovery, scripts
+from seriatim.config import Config
+from seriatim.errors import ConfigError, Halted, Stale, Unavailable
+from seriatim.signing import Signer
+from seriatim.store import DataSet, Store
+
+RECOVER = "Run `seriatim recover`: it says what may be lost before it changes anything."
+FREE_BYTES_MIN = 2**30
+TRIES = 5
+TRY_PAUSE_S = 0.2
+"""What is found but once was looked at while it changed."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that is wrong, and what to do about it."""
+
+    kind: str
+    detail: str
+    advice: str
+
+
+def diagnose(client: redis.Redis, store: Store, config: Config, data_dir: Path | None) -> list[Finding]:
+    """Returns what is wrong, the most urgent first; nothing for a setting that can issue and settle.
+
+    Args:
+        client: the Redis server's.
+        store: the system of record.
+        config: the setting.
+        data_dir: the directory of an embedded one.
+    """
+    return [*_service(client, store, config), *_surroundings(config, data_dir)]
+
+
+def _service(client: redis.Redis, store: Store, config: Config) -> Iterator[Finding]:
+    try:
+        data = store.data_set()
+    except Unavailable as error:
+        yield Finding("store", error.message, "See that the database of SERIATIM_STORE_URL runs and can be reached.")
+        data = None
+    if data is not None and data.state == "halted":
+        yield Finding("halted", data.reason or "Allocation was stopped.", RECOVER)
+    try:
+        yield from _server(client, store, config, data)
+    except Unavailable as error:
+        yield Finding("redis", error.message, "See that the server of SERIATIM_REDIS_URL runs and can be reached.")
+
+
+def _server(client: redis.Redis, store: Store, config: Config, data: DataSet | None) -> Iterator[Finding]:
+    checks: list[Callable[[], None]] = [
+        lambda: recovery.check_settings(client, config.ack),
+        lambda: recovery.check_clock(client),
+    ]
+    for kind, check in zip(("settings", "clock"), checks, strict=True):
+        try:
+            check()
+        except Halted as error:
+            yield Finding(kind, error.message, "Allocation goes on by itself within seconds of the change.")
+    if data is None:
+        return
+    if data.state == "live":
+        try:
+            _examine(client, store)
+        except Halted as error:
+            yield Finding("data", error.message, RECOVER)
+        except Unavailable as error:
+            if not isinstance(error, Stale):  # another server is being met at this moment
+                raise
+    yield from _waiting(client, data, config)
+
+
+def _examine(client: redis.Redis, store: Store) -> None:
+    for left in reversed(range(TRIES)):
+        try:
+            recovery.examine(client, store, store.data_set())
+        except Halted:
+            if not left:
+                raise
+            time.sleep(TRY_PAUSE_S)
+        else:
+            break
+
+
+def _waiting(client: redis.Redis, data: DataSet, config: Config) -> Iterator[Finding]:
+    waiting = scripts.backlog(client, data.shards)
+    with scripts.translated():
+        workers = Worker.count(connection=client)
+    if waiting and not workers:
+        advice = "Start `seriatim worker`, or `seriatim up` with --workers."
+        yield Finding("worker", f"{waiting:,} records wait for the store, and no worker runs.", advice)
+    if waiting > config.backlog_max / 2:
+        said = f"{waiting:,} records wait for the store; at {config.backlog_max:,} allocation is refused."
+        yield Finding("backlog", said, "See in the workers' log what keeps them, and how fast the store's disk is.")
+
+
+def _surroundings(config: Config, data_dir: Path | None) -> Iterator[Finding]:
+    path = Path(config.signing_key)
+    try:
+        Signer(path, config.issuer)
+    except ConfigError as error:
+        yield Finding("signing key", error.message, "Without it no record is settled, while numbers are still issued.")
+    else:
+        if path.stat().st_mode & 0o077:
+            yield Finding("signing key", f"Others may read or write {path}.", f"Run `chmod 600 {path}`.")
+    if data_dir is not None:
+        free = shutil.disk_usage(data_dir).free
+        if free < FREE_BYTES_MIN:
+            said = f"{data_dir} has {free // 2**20:,} MiB of disk space left."
+            yield Finding("disk", said, "Make room: when there is none, allocation stops.")

@@ -1,0 +1,450 @@
+"""Recovery: what is left of the records is saved, what may be lost is said, and Redis is built anew from the store.
+
+It may be killed at any step and is then run again, so the order matters. Allocation is halted first. What the outboxes
+still hold goes to the store, signed as a worker would sign it. Somebody decides about numbers that may have been issued
+and are nowhere. From then on nothing in Redis is needed: its keys are removed, and written from the store under a new
+epoch, which ends the standing of every process that knew the old one. Last, the store lets allocation go on.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal, TypeVar, cast
+
+import msgspec
+import redis
+
+from seriatim import formats, keyspace, outbox, recovery, scripts, signing
+from seriatim.errors import ConfigError, Damaged, Halted, Invalid, Stale
+from seriatim.model import (
+    COUNTER_MAX,
+    Entry,
+    Record,
+    Series,
+    Skip,
+    Standing,
+    Void,
+    follows,
+    place_text,
+    shard_of,
+    uuid_bytes,
+)
+from seriatim.registry import now_ms
+from seriatim.signing import Signer
+from seriatim.store import DataSet, Slice, Store
+
+T = TypeVar("T")
+
+ACTOR = "recover"
+UNDER_WAY = "A recovery is under way. If none runs, run `seriatim recover` again."
+RECORDS_A_SLICE = 2000
+IDS_A_CALL = 500
+KEYS_A_CALL = 1000
+SAY_SERIES = 1000
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """A series of which acknowledged entries may be lost.
+
+    Args:
+        series: its id.
+        entries: how many are safe.
+        counter: the format's first counter, in today's period.
+        number: from this one on, numbers may have been issued that are nowhere.
+        why: what was found.
+    """
+
+    series: str
+    entries: int
+    counter: str
+    number: int
+    why: str
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What somebody decides about doubts: with which number a series goes on, or that numbers may repeat."""
+
+    resume_at: dict[str, int] = {}
+    accept_loss: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a recovery did: nothing, when doubts are left that nobody has decided about, or when nothing was wrong."""
+
+    recovered: bool
+    saved: int
+    """Records that Redis still held and the store did not."""
+    series: int
+    entries: int
+    doubts: list[Doubt]
+
+
+class Recovery:
+    """One recovery; `say` is told what it does.
+
+    Args:
+        client: the Redis server's that is to be built anew.
+        store: the system of record.
+        signer: signs what is saved.
+        ack: as in the configuration.
+        say: called with a line for whoever waits.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        store: Store,
+        signer: Signer,
+        ack: Literal["fsync", "memory"],
+        say: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._signer = signer
+        self._ack = ack
+        self._say = say
+
+    def run(self, choice: Choice) -> Outcome:
+        """Recovers, once there is a decision about every doubt.
+
+        Raises:
+            ConfigError: there is nothing to recover, or Redis belongs to another store.
+            Halted: a setting of the server must be changed first.
+            Invalid: a series cannot go on with that number.
+            Unavailable: Redis or the store does not answer. Run it again.
+        """
+        recovery.check_settings(self._client, self._ack)
+        data = self._store.data_set()
+        if data.state == "new":
+            raise ConfigError("Nothing was ever allocated here: there is nothing to recover. Start the service.")
+        saved = 0
+        if data.next_epoch is None:
+            if data.state == "live" and self._is_sound():
+                return Outcome(recovered=False, saved=0, series=0, entries=0, doubts=[])
+            everything = self._lost(data) or data.doubt
+            self._halt(data)
+            saved = self._save(data)
+            doubts = self._doubts(data, everything)
+            self._check(choice, doubts)
+            undecided = [one for one in doubts if one.series not in choice.resume_at and not choice.accept_loss]
+            if undecided:
+                return Outcome(recovered=False, saved=saved, series=0, entries=0, doubts=undecided)
+            self._decide(data, choice, doubts)
+        return self._rebuild(saved)
+
+    def _is_sound(self) -> bool:
+        try:
+            recovery.meet(self._client, self._store, self._ack)
+        except Halted:
+            return False
+        return True
+
+    # what is left -------------------------------------------------------------------------------------------------
+
+    def _shards(self, data: DataSet) -> list[list[bytes | None]]:
+        pipeline = self._client.pipeline(transaction=False)
+        for shard in range(data.shards):
+            pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation"])
+        with scripts.translated():
+            return cast("list[list[bytes | None]]", pipeline.execute())
+
+    def _lost(self, data: DataSet) -> str | None:
+        """Returns why everything in Redis is doubtful, if it is."""
+        shards = self._shards(data)
+        if any(epoch not in (None, data.epoch.encode()) for epoch, _ in shards):
+            raise ConfigError(
+                "This Redis belongs to another store, or to a time before an earlier recovery. Check "
+                "SERIATIM_REDIS_URL; if it is the right one, empty it (FLUSHALL), and recover again."
+            )
+        if any(epoch is None or generation is None for epoch, generation in shards):
+            return "Redis has lost its data"
+        if any(int(generation or 0) not in (data.generation, data.pending_generation) for _, generation in shards):
+            return "Redis holds an old copy of its data, or the store does"
+        return None
+
+    def _halt(self, data: DataSet) -> None:
+        self._store.halt(UNDER_WAY, ACTOR)
+        pipeline = self._client.pipeline(transaction=False)
+        for shard, (epoch, _) in enumerate(self._shards(data)):
+            if epoch is not None:
+                pipeline.hset(keyspace.shard_key(shard), "halted", UNDER_WAY)
+        with scripts.translated():
+            pipeline.execute()
+
+    def _save(self, data: DataSet) -> int:
+        """Brings into the store what outboxes hold behind it; returns how many records."""
+        standing = Standing(data.epoch, data.generation)
+        saved = 0
+        for one in self._store.list_series():
+            series = one
+            while fresh := self._fresh(series):
+                series = self._commit(standing, series, fresh)
+                saved += len(fresh)
+        if saved:
+            self._say(f"{saved:,} records that only Redis held are in the store")
+        return saved
+
+    def _fresh(self, series: Series) -> list[Record]:
+        """Returns records of an outbox that follow the store's, as far as they are whole."""
+        try:
+            read = outbox.records_of(self._client, series.shard, {series.id: series.place}, RECORDS_A_SLICE)
+        except Damaged:
+            return []
+        place, last = series.place, self._last_entry(series)
+        before, fresh = last and last.id, list[Record]()
+        for record in read[series.id]:
+            if record.place <= place:
+                continue
+            if not follows(place, record.place) or (isinstance(record, Entry) and record.previous_id != before):
+                break
+            fresh.append(record)
+            place, before = record.place, record.id if isinstance(record, Entry) else before
+        return fresh
+
+    def _last_entry(self, series: Series) -> Entry | None:
+        entries = self._store.entries_after(series, series.position - 1, 1) if series.position else []
+        return entries[0] if entries else None
+
+    def _commit(self, standing: Standing, series: Series, records: Sequence[Record]) -> Series:
+        genesis = series.genesis or signing.genesis(series)
+        payloads = map(self._signer.payload, records)
+        receipts = self._signer.chain(series.head or signing.digest(genesis), payloads)
+        signed = [msgspec.structs.replace(one, receipt=said) for one, said in zip(records, receipts, strict=True)]
+        part = Slice(series, genesis, signed, signing.digest(receipts[-1].encode()))
+        self._store.commit(standing, [part], state="halted")
+        return part.after
+
+    # what is not --------------------------------------------------------------------------------------------------
+
+    def _doubts(self, data: DataSet, everything: str | None) -> list[Doubt]:
+        """Returns the series of which Redis does not show that the store has all."""
+        loaded = [one for one in self._store.list_series() if one.loaded_epoch == data.epoch or any(one.place)]
+        doubts = []
+        for some in _slices(loaded, KEYS_A_CALL):
+            settled = self._store.counters(some)
+            for series, kept in zip(some, self._kept(some), strict=True):
+                why = everything or _unlike(series, kept)
+                if why:
+                    doubts.append(_doubt(series, why, settled[series.id], kept))
+        return doubts
+
+    def _kept(self, some: Sequence[Series]) -> list[dict[str, int]]:
+        """Returns of each series what Redis says of its place and of its first counter; nothing when it is missing."""
+        pipeline = self._client.pipeline(transaction=False)
+        for series in some:
+            pipeline.hmget(keyspace.series_key(series.shard, series.id), ["pos", "k", _first_counter(series)])
+            pipeline.exists(f"{keyspace.index_prefix(series.shard, series.id)}:0")
+        with scripts.translated():
+            replies = pipeline.execute()
+        return [
+            {name: int(value) for name, value in zip(("pos", "k", "number"), found, strict=True) if value and indexed}
+            for found, indexed in zip(replies[::2], replies[1::2], strict=True)
+        ]
+
+    def _check(self, choice: Choice, doubts: Sequence[Doubt]) -> None:
+        numbers = {one.series: one.number for one in doubts}
+        for name, number in choice.resume_at.items():
+            if name not in numbers:
+                raise Invalid({"resume-at": f"series {name} has lost nothing. Leave it out"})
+            if not numbers[name] <= number <= COUNTER_MAX:
+                raise Invalid({"resume-at": f"series {name} can go on with {numbers[name]} at the earliest"})
+            numbering = self._store.series_by_ids([name])[name].numbering
+            if numbering.chronology == "free" and "inc" not in formats.counters_of(numbering):
+                why = "counts anew for dates that callers choose, of which any may have lost numbers"
+                raise Invalid({"resume-at": f"series {name} {why}. Give --accept-loss, deactivate it, make another"})
+
+    def _decide(self, data: DataSet, choice: Choice, doubts: Sequence[Doubt]) -> None:
+        """Records the skips and what was decided; from here on Redis' data is needed no more."""
+        standing = Standing(data.epoch, data.generation)
+        for name, number in choice.resume_at.items():
+            series = self._store.series_by_ids([name])[name]
+            skip = self._skip(series, number)
+            if skip is not None:
+                self._commit(standing, series, [skip])
+        repeating = {one.series: one.number for one in doubts if one.series not in choice.resume_at}
+        said = {"resumed_at": choice.resume_at, "may_repeat_from": repeating}
+        self._store.decide_recovery(uuid.uuid4().hex, ACTOR, said)
+
+    def _skip(self, series: Series, number: int) -> Skip | None:
+        """Returns the record that leaves out what is before `number`; None when it is the next number anyway."""
+        field = _first_counter(series)
+        counter, _, period = field.partition(":")
+        first = _next_number(series, self._store.counters([series])[series.id].get(field))
+        if number == first:
+            return None
+        last = self._last_record(series)
+        reason = "recovery: numbers that may have been issued and are in neither Redis nor the store"
+        at = max(now_ms(), last.created_at if last else 0)
+        return Skip(series.id, series.position, series.k + 1, counter, period, first, number - 1, reason, ACTOR, at)
+
+    def _last_record(self, series: Series) -> Record | None:
+        notes = [note for note in self._store.notes(series, (series.position, 0)) if note.place == series.place]
+        return notes[0] if notes else self._last_entry(series)
+
+    # Redis anew ---------------------------------------------------------------------------------------------------
+
+    def _rebuild(self, saved: int) -> Outcome:
+        data = self._store.data_set()
+        if data.next_epoch is None:
+            raise Stale
+        with scripts.translated():
+            run_id = self._client.info("server")["run_id"]
+        self._say("removing what Redis holds of the series")
+        self._remove(data.shards)
+        standing = Standing(data.next_epoch, data.generation + 1)
+        for shard in range(data.shards):
+            scripts.enroll(self._client, standing.epoch, shard, 0, standing.generation)
+        scripts.load(self._client)
+        recorded = [series for series in self._store.list_series() if any(series.place)]
+        claims = _Claims(self._client, self._store, standing, data.shards)
+        for number, series in enumerate(recorded, 1):
+            self._restore(standing, series, claims)
+            if number % SAY_SERIES == 0:
+                self._say(f"{number:,} of {len(recorded):,} series")
+        claims.end()
+        self._store.end_recovery(standing.epoch, run_id)
+        entries = sum(series.position for series in recorded)
+        return Outcome(recovered=True, saved=saved, series=len(recorded), entries=entries, doubts=[])
+
+    def _remove(self, shards: int) -> None:
+        for shard in range(shards):
+            key = keyspace.shard_key(shard)
+            with scripts.translated():
+                self._client.delete(key)  # first: without it no script does anything in the shard
+                names = self._client.scan_iter(match=f"{key.removesuffix('shard')}*", count=KEYS_A_CALL)
+                for some in _slices((name for name in names if name != f"{key}:lock".encode()), KEYS_A_CALL):
+                    self._client.unlink(*some)
+
+    def _restore(self, standing: Standing, series: Series, claims: _Claims) -> None:
+        scripts.install(self._client, standing, series, opened=False)
+        shard, name = series.shard, series.id
+        keys = (keyspace.shard_key(shard), keyspace.series_key(shard, name), keyspace.index_prefix(shard, name))
+        done = 0
+        for some in _slices(self._store.indexed(series), IDS_A_CALL):
+            ids: list[bytes] = []
+            for position, (entry, fingerprint, claimed) in enumerate(some, done + 1):
+                ids += (uuid_bytes(entry), keyspace.pack_indexed(fingerprint, position))
+                if claimed:
+                    claims.add(series, entry)
+            scripts.restore(self._client, standing, keys, counted="pos", before=done, entries=ids, fields={})
+            done += len(some)
+        if done != series.position:
+            raise Damaged(f"The store holds {done} entries of series {name}, and says {series.position}.")
+        notes = self._store.notes(series)
+        voids = {str(one.voids): keyspace.pack_void(one) for one in notes if isinstance(one, Void)}
+        if voids:
+            with scripts.translated():
+                self._client.hset(keyspace.voids_key(series), mapping=cast("dict[Any, Any]", voids))
+        fields = self._fields(series, notes)
+        scripts.restore(self._client, standing, keys, counted="pos", before=done, entries=[], fields=fields)
+
+    def _fields(self, series: Series, notes: Sequence[Skip | Void]) -> dict[str, str | bytes | int]:
+        """Returns what a series' hash holds beside its position once it is open.
+
+        A recovery left out numbers of the day on which it was. Those of days before could still be issued again, was
+        a strict series not kept from going back to them.
+        """
+        fields: dict[str, str | bytes | int] = {"k": series.k, "done": series.position, "claims": series.claims}
+        entry, last = self._last_entry(series), self._last_record(series)
+        if entry:
+            fields |= {"id": uuid_bytes(entry.id), "date": entry.date, "num": entry.number}
+        left_out = [note.created_at for note in notes if isinstance(note, Skip) and note.actor == ACTOR]
+        if left_out and series.numbering.chronology == "strict":
+            day = formats.window(series.numbering.timezone, max(left_out)).today.isoformat()
+            fields["date"] = max(day, entry.date if entry else "")
+        if last:
+            fields["time"] = last.created_at
+        return fields | _current(series, self._store.counters([series])[series.id]) | {"open": 1}
+
+
+class _Claims:
+    """The claims of all companies, which are restored beside the series that they are for."""
+
+    def __init__(self, client: redis.Redis, store: Store, standing: Standing, shards: int) -> None:
+        self._client = client
+        self._store = store
+        self._standing = standing
+        self._shards = shards
+        self._restored: Counter[str] = Counter()
+        self._waiting: dict[str, list[bytes]] = {}
+
+    def add(self, series: Series, entry_id: str) -> None:
+        """Takes the claim of an entry."""
+        waiting = self._waiting.setdefault(series.company, [])
+        waiting += (uuid_bytes(entry_id) + series.type.encode(), uuid_bytes(series.id))
+        if len(waiting) >= 2 * IDS_A_CALL:
+            self._restore(series.company)
+
+    def end(self) -> None:
+        """Restores those that wait, and opens the companies."""
+        for company in self._waiting:
+            self._restore(company)
+            self._install(company, opened=True)
+
+    def _install(self, company: str, *, opened: bool) -> None:
+        defaults = self._store.defaults(company, shard_of(company, self._shards))
+        scripts.install_defaults(self._client, self._standing, defaults, opened=opened)
+
+    def _restore(self, company: str) -> None:
+        shard, done = shard_of(company, self._shards), self._restored[company]
+        if not done:
+            self._install(company, opened=False)
+        keys = (
+            keyspace.shard_key(shard),
+            keyspace.company_key(shard, company),
+            keyspace.claims_prefix(shard, company),
+        )
+        waiting = self._waiting[company]
+        scripts.restore(self._client, self._standing, keys, counted="claims", before=done, entries=waiting, fields={})
+        self._restored[company] += len(waiting) // 2
+        self._waiting[company] = []
+
+
+def _slices(values: Iterable[T], length: int) -> Iterator[list[T]]:
+    rest = iter(values)
+    while some := list(islice(rest, length)):
+        yield some
+
+
+def _first_counter(series: Series) -> str:
+    """Returns the field of a format's first counter, in today's period."""
+    numbering = series.numbering
+    return formats.fields_of(numbering, formats.window(numbering.timezone, now_ms()).today)[0]
+
+
+def _next_number(series: Series, last: int | None) -> int:
+    """Returns what follows the last value of a counter, which has none in its period when that is None."""
+    if last is not None:
+        return last + 1
+    return 1 if series.position else series.numbering.first
+
+
+def _unlike(series: Series, kept: dict[str, int]) -> str | None:
+    """Returns how Redis' idea of a series' last record differs from the store's, if it does."""
+    if "pos" not in kept:
+        return "Redis has lost the series"
+    place = kept["pos"], kept["k"]
+    if place > series.place:
+        return f"records between {place_text(series.place)} and {place_text(place)} are in neither Redis nor the store"
+    if place < series.place:
+        return f"Redis stands at {place_text(place)}, the store at {place_text(series.place)}"
+    return None
+
+
+def _doubt(series: Series, why: str, settled: dict[str, int], kept: dict[str, int]) -> Doubt:
+    field = _first_counter(series)
+    known = [value for value in (settled.get(field), kept.get("number")) if value is not None]
+    return Doubt(series.id, series.position, field, _next_number(series, max(known, default=None)), why)
+
+
+def _current(series: Series, counters: dict[str, int]) -> dict[str, int]:
+    """Returns the counters that allocate.lua would have kept: of a strict series those of the last periods."""
+    if series.numbering.chronology != "strict":
+        return counters
+    last: dict[str, str] = {}
+    for field in sorted(counters):
+        last[field.partition(":")[0]] = field
+    return {field: counters[field] for field in last.values()}
