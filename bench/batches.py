@@ -21,6 +21,7 @@ from rivals.documents import META
 from scripted import ALWAYS, MARK, STANDING, TODAY, enrolled, make_series, opened
 from seriatim import scripts
 from seriatim.formats import Window
+from seriatim.groups import Group
 from seriatim.model import Series, canonical_meta
 from servers import Valkey
 
@@ -94,7 +95,7 @@ async def _calls(series: Series) -> list[bytes]:
     recorder: Any = _Recorder()
     meta = canonical_meta(META)
     for _ in range(PREPARED):
-        group = scripts.Group(series, Window(*ALWAYS, TODAY))
+        group = Group(series, Window(*ALWAYS, TODAY))
         for _ in range(BATCH):
             group.add(None, (uuid.uuid4().bytes + MARK, meta, b""))
         await scripts.allocate(recorder, STANDING, [group], backlog_max=10**9, atomic=True)

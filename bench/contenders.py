@@ -39,8 +39,8 @@ START_S = 30
 ALL_SERIES = series_key(0, "*").replace("000", "*")
 SCANNED = 10_000
 NUMBERS = """
-local known = redis.call('HMGET', KEYS[1], 'pos', 'done')
-local settled, from = tonumber(known[2]), '-'
+local position, _, settled = struct.unpack('>ddd', redis.call('HGET', KEYS[1], 'at'))
+local from = '-'
 local kept = settled
 repeat
   local items = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 10)
@@ -52,7 +52,7 @@ repeat
     kept, from = kept + math.min(entries, tonumber(last) - settled), '(' .. item[1]
   end
 until #items == 0
-return { tonumber(known[1]), kept }
+return { position, kept }
 """
 """How far a series has come, and how many of its entries are settled or wait, at one moment."""
 """Keys that one step of a scan looks at."""
@@ -331,8 +331,9 @@ def _gunicorn(processes: int) -> Callable[[int], list[str]]:
     return lambda port: [PYTHON, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}", *workers, *more]
 
 
-BARE, PAUSED, BESIDE, BATCHED, REDIS, EACH, DJANGO = NAMES = (
+BARE, SYNCED, PAUSED, BESIDE, BATCHED, REDIS, EACH, DJANGO = NAMES = (
     "bare",
+    "synced",
     "seriatim",
     "settling",
     "batched",
@@ -342,6 +343,7 @@ BARE, PAUSED, BESIDE, BATCHED, REDIS, EACH, DJANGO = NAMES = (
 )
 TITLES = {
     BARE: "bare ASGI app",
+    SYNCED: "bare ASGI app, synced to disk",
     PAUSED: "Seriatim, workers paused",
     BESIDE: "Seriatim, one worker beside",
     BATCHED: "PostgreSQL, batched",
@@ -379,11 +381,14 @@ class Arena:
         self._postgresql.empty()
         return self._postgresql
 
-    def make(self, name: str, processes: int = 1) -> Contender:
+    def make(self, name: str, processes: int = 1) -> Contender:  # noqa: PLR0911 -- one for each contender
         """Returns a contender that has yet to be started."""
         match name:
             case "bare":
                 return Rival(name, _uvicorn("bare", processes), None)
+            case "synced":
+                on_disk = ["env", f"BENCH_DIRECTORY={self.directory()}"]
+                return Rival(name, lambda port: on_disk + _uvicorn("synced", processes)(port), None)
             case "redis":
                 return RedisRival(name, _uvicorn("redis_each", processes), Valkey(self.directory()))
             case "django":

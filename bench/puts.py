@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from client import Checked, Load, Run, run, run_wrk
-from contenders import BARE, BATCHED, BESIDE, NAMES, PAUSED, Arena
+from contenders import BARE, BATCHED, BESIDE, NAMES, PAUSED, SYNCED, Arena
 from options import Options, turned
 
 SERIES = 1000
@@ -79,7 +79,7 @@ class Opened(msgspec.Struct, frozen=True):
     run: Run
 
 
-OF_OPEN = (BARE, PAUSED, BESIDE, BATCHED)
+OF_OPEN = (BARE, SYNCED, PAUSED, BESIDE, BATCHED)
 
 
 def measure_open(arena: Arena, options: Options, puts: Sequence[Put]) -> list[Opened]:

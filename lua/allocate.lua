@@ -13,29 +13,29 @@
 -- ARGV[2]       generation
 -- ARGV[3]       how many records a shard's outboxes may hold
 -- ARGV[4]       '1' when the call is a batch: one refused request refuses all
--- ARGV[5]       msgpack: a list of groups {series id, s of its shard, version, number of requests, rules, renderings,
---               which}
+-- ARGV[5]       msgpack: {number of shards, list of rules, list of renderings}; those that groups or requests share are
+--               in the lists once
 --               rules       {from ms, until ms, today, strict, digits_max, first}: the local day for which the
 --                           renderings hold, whether dates must not go back, how many digits a code may have, and
 --                           what counters begin with in the series' first periods
---               renderings  a list of {date, fields, code, counted, literal, numbers, claimed}: the series' format
+--               rendering   {date, fields, code, counted, literal, numbers, claimed}: the series' format
 --                           for a date. A field is a counter in its period; code writes a code (string.format) from
 --                           the fields that counted numbers, and literal bytes of it are no digits of theirs;
 --                           numbers writes the values of all fields as the outbox keeps them; claimed says that the
 --                           requests came here because the series was their company's default
---               which       the number of each request's rendering, or empty when all have the first
--- ARGV[6]       the requests, in the order of the groups and one behind the other: the id (16 bytes), the fingerprint
---               of the payload (8 bytes), and behind their length (4 bytes) the client's signature or '', a NUL, and
---               meta as canonical JSON or ''
+-- ARGV[6]       the groups, one behind the other: the number of its shard (2 bytes) and of its rules (2 bytes), the
+--               version of the caller's definition (a double), how many requests it has (2 bytes), and then those:
+--               the id (16 bytes), the fingerprint of the payload (8 bytes), the number of its rendering (2 bytes), and
+--               behind their length (4 bytes) the client's signature or '', a NUL, and meta as canonical JSON or ''
 --
--- Replies {call, now ms, {shard turned dirty (1 or 0), ...}, {request, ...}}; call is
---   'ok'        the requests are answered
+-- Replies {call, now ms, {shard turned dirty (1 or 0), ...}, {request, ...}, {run, ...}}; call is
+--   'ok'        the requests are answered. The runs hold the records of all requests that were issued, in this order
 --   'lost'      a shard hash is missing
 --   'stale'     the caller's epoch or generation is not a shard's
 --   'halted'    allocation is stopped; the second element is the reason
 -- and a request is one of
---   {'issued', position, record}           record as the outbox has it, see below
---   {'replayed', position, record, void or ''}
+--   position                   issued: its record is the next in the runs; there are none when a batch is refused
+--   {'replayed', position, record, void or ''}     issued before, and the outbox has it
 --   {'settled', position, void or ''}      issued before, and the store has it
 --   {'conflict', position}     issued before with another payload
 --   {'unloaded'}               the series is not loaded
@@ -60,43 +60,39 @@
 -- @include index.lua
 -- @include series.lua
 
-local text = series.text
+local text, call = series.text, redis.call
+local unpack_struct, pack_struct, format, sub = struct.unpack, struct.pack, string.format, string.sub
 local RUN_MAX = 32
-local ACCEPTED = { issued = true, replayed = true, settled = true }
+local ACCEPTED = { replayed = true, settled = true }
 
 local clock_ms = series.clock_ms()
 local atomic = ARGV[4] == '1'
-local groups = cmsgpack.unpack(ARGV[5])
-local shard_keys = #KEYS - 3 * #groups
+local shard_count, all_rules, renderings = unpack(cmsgpack.unpack(ARGV[5]))
 
 -- The shards as they stand; or nothing, and the reply that refuses the call.
 local function enter()
   local shards = {}
-  for k = 1, shard_keys, 2 do
+  for k = 1, 2 * shard_count, 2 do
     local backlog, word, reason = series.enter(KEYS[k], ARGV[1], ARGV[2])
     if not backlog then
-      return nil, { word, reason or 0, {}, {} }
+      return nil, { word, reason or 0, {}, {}, {} }
     end
     shards[#shards + 1] = { key = KEYS[k], dirty = KEYS[k + 1], backlog = backlog, room = tonumber(ARGV[3]) - backlog,
-      was_dirty = redis.call('SCARD', KEYS[k + 1]) > 0, issued = 0, ids = {} }
+      was_dirty = call('SCARD', KEYS[k + 1]) > 0, issued = 0, ids = {} }
   end
   return shards
 end
 
-local function read_state(group, shard, k)
-  local renderings = group[6]
-  local state, refused = series.read(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], clock_ms, renderings[1][2])
+-- The series of a group as it stands; `first` is the rendering of its first request.
+local function read_state(k, shard, version, rules, first)
+  local state, refused = series.read(KEYS[k], KEYS[k + 1], KEYS[k + 2], clock_ms, first[2])
   if not state then
     return nil, refused
   end
-  for r = 2, #renderings do
-    series.read_more(state, renderings[r][2])
-  end
-  series.apply(state, group[5])
-  state.id, state.shard, state.now_text = group[1], shard, text(state.now)
-  state.closed = series.refusal(state, group[3])
-  state.ids, state.before = index.open(state.prefix, state.position), state.position
-  state.raised, state.begun, state.records, state.fresh = {}, {}, {}, {}
+  state.shard, state.rules, state.strict = shard, rules, rules[4]
+  state.closed = series.refusal(state, version, rules)
+  state.ids, state.before, state.now_text = index.open(state.prefix, state.position), state.position, text(state.now)
+  state.read, state.records, state.fresh = { [first] = true }, {}, {}
   return state
 end
 
@@ -104,7 +100,7 @@ local function replay(state, id, position, fingerprint, known)
   if fingerprint ~= known then
     return { 'conflict', position }
   end
-  local void = redis.call('HGET', state.prefix .. ':voids', text(position)) or ''
+  local void = call('HGET', state.prefix .. ':voids', text(position)) or ''
   if position <= state.settled then
     return { 'settled', position, void }
   end
@@ -123,48 +119,45 @@ local function refusal(state, date)
     return { 'inactive' }
   elseif state.strict and date < state.last_date then
     return { 'past', state.last_date }
-  elseif state.strict and date > state.today then
-    return { 'future', state.today }
+  elseif state.strict and date > state.rules[3] then
+    return { 'future', state.rules[3] }
   elseif state.shard.room <= 0 then
     return { 'backlog' }
   end
 end
 
 local function issue(state, rendering, id, fingerprint, rest)
-  local values, code = series.count(state, rendering)
+  if not state.read[rendering] then
+    series.read_more(state, rendering[2])
+    state.read[rendering] = true
+  end
+  local values, code = series.count(state, rendering, state.rules)
   if not values then
     return code
   end
   for i, field in ipairs(rendering[2]) do
-    state.begun[field] = state.begun[field] or not state.counters[field]
-    state.counters[field] = values[i]
     state.raised[field] = values[i]
   end
-  local date, numbers, claimed = rendering[1], string.format(rendering[6], unpack(values)), rendering[7]
-  local record = id .. fingerprint .. state.now_text .. '\0' .. date .. '\0' .. numbers .. '\0' .. code
-    .. (claimed and '\0001\0' or '\0\0') .. rest .. '\0' .. state.last_id
-  state.position = state.position + 1
-  state.last_id = id
-  state.last_date = date
-  state.last_number = values[1]
+  local date, claimed, records = rendering[1], rendering[7], state.records
+  records[#records + 1] = id .. fingerprint .. state.now_text .. '\0' .. date .. '\0'
+    .. format(rendering[6], unpack(values)) .. '\0' .. code .. (claimed and '\0001\0' or '\0\0') .. rest .. '\0'
+    .. state.last_id
+  state.fresh[id] = #records
+  state.position, state.number, state.last_id, state.last_date = state.position + 1, values[1], id, date
   state.claims = state.claims + (claimed and 1 or 0)
   state.shard.room = state.shard.room - 1
-  state.records[#state.records + 1] = record
-  state.fresh[id] = #state.records
-  return { 'issued', state.position, record }
+  return state.position
 end
 
 local function answer(state, rendering, id, fingerprint, rest)
   local twin = state.fresh[id]
   if twin then
     local record, position = state.records[twin], state.before + twin
-    local same = string.sub(record, 17, 24) == fingerprint
+    local same = sub(record, 17, 24) == fingerprint
     return same and { 'replayed', position, record, '' } or { 'conflict', position }
   end
   local value = index.find(state.ids, id)
-  if value == nil then
-    return { 'damaged', 'a bucket of the id index is missing' }
-  elseif value then
+  if value then
     local known, position = index.unpack(value)
     return replay(state, id, position, fingerprint, known)
   end
@@ -174,45 +167,43 @@ end
 -- Forgets the counters of periods that are over: dates of a strict series do not go back to them. A later period may
 -- have been raised by a skip already; the names of periods sort by time.
 local function forget(state)
-  for field, begun in pairs(state.begun) do
-    local counter = begun and string.match(field, '^%a+:')
+  for field in pairs(state.raised) do
+    local counter = not state.counters[field] and string.match(field, '^%a+:')
     if counter then
-      for _, old in ipairs(redis.call('HKEYS', state.key)) do
-        if string.sub(old, 1, #counter) == counter and old < field and not state.raised[old] then
-          redis.call('HDEL', state.key, old)
+      for _, old in ipairs(call('HKEYS', state.key)) do
+        if sub(old, 1, #counter) == counter and old < field and not state.raised[old] then
+          call('HDEL', state.key, old)
         end
       end
     end
   end
 end
 
--- Adds the entries to the outbox; answers how many items they make.
-local function append(state)
-  local records, items = state.records, 0
+-- Adds the entries to the outbox, and the runs that they make to `runs`.
+local function append(state, runs)
+  local records = state.records
   for first = 1, #records, RUN_MAX do
     local last, run = math.min(first + RUN_MAX - 1, #records), {}
     for i = first, last do
-      run[#run + 1] = struct.pack('>I4', #records[i])
+      run[#run + 1] = pack_struct('>I4', #records[i])
       run[#run + 1] = records[i]
     end
-    redis.call('XADD', state.outbox, text(state.before + last) .. '-0', 'e', table.concat(run))
-    items = items + 1
+    runs[#runs + 1] = table.concat(run)
+    call('XADD', state.outbox, text(state.before + last) .. '-0', 'e', runs[#runs])
+    state.items = state.items + 1
   end
-  return items
 end
 
-local function write(state)
-  local items = state.items + append(state)
+local function write(state, runs)
+  append(state, runs)
   for i, record in ipairs(state.records) do
-    local value = index.pack(string.sub(record, 17, 24), state.before + i)
-    index.add(state.ids, string.sub(record, 1, 16), value)
+    index.add(state.ids, sub(record, 1, 16), index.pack(sub(record, 17, 24), state.before + i))
   end
-  local changes = { 'pos', text(state.position), 'k', '0', 'id', state.last_id, 'date',
-    state.last_date, 'num', text(state.last_number), 'time', state.now_text,
-    'items', text(items), 'claims', text(state.claims) }
+  state.k = 0
+  local changes = { 'at', series.at(state), 'last', state.last_date .. state.last_id }
   for field, value in pairs(state.raised) do
-    table.insert(changes, field)
-    table.insert(changes, text(value))
+    changes[#changes + 1] = field
+    changes[#changes + 1] = text(value)
   end
   if state.strict then
     forget(state)
@@ -226,12 +217,12 @@ local function mark(shards, states)
   for _, state in ipairs(states) do
     local shard = state.shard
     shard.issued = shard.issued + #state.records
-    table.insert(shard.ids, state.id)
+    shard.ids[#shard.ids + 1] = sub(state.key, -36)
   end
   local turned_dirty = {}
   for s, shard in ipairs(shards) do
     if shard.issued > 0 then
-      redis.call('HSET', shard.key, 'backlog', text(shard.backlog + shard.issued))
+      call('HSET', shard.key, 'backlog', text(shard.backlog + shard.issued))
       index.call_sliced('SADD', shard.dirty, shard.ids)
     end
     turned_dirty[s] = (shard.issued > 0 and not shard.was_dirty) and 1 or 0
@@ -245,32 +236,35 @@ if not shards then
 end
 
 local replies, states, at, refused_any = {}, {}, 1, false
-for g, group in ipairs(groups) do
-  local state, refused = read_state(group, shards[group[2]], shard_keys + 3 * (g - 1))
-  local first = #replies + 1
-  for i = 1, group[4] do
-    local rendering = group[6][group[7][i] or 1]
-    local id, fingerprint, bytes, from = struct.unpack('>c16c8I4', ARGV[6], at)
-    at = from + bytes
-    local reply = refused or answer(state, rendering, id, fingerprint, string.sub(ARGV[6], from, at - 1))
-    refused_any = refused_any or not ACCEPTED[reply[1]]
+for k = 2 * shard_count + 1, #KEYS, 3 do
+  local s, r, version, count, from = unpack_struct('>I2I2dI2', ARGV[6], at)
+  local first, state, refused = #replies + 1, nil, nil
+  for i = 1, count do
+    local id, fingerprint, nth, bytes, rest = unpack_struct('>c16c8I2I4', ARGV[6], from)
+    if i == 1 then
+      state, refused = read_state(k, shards[s], version, all_rules[r], renderings[nth])
+    end
+    from = rest + bytes
+    local reply = refused or answer(state, renderings[nth], id, fingerprint, sub(ARGV[6], rest, from - 1))
+    refused_any = refused_any or (type(reply) == 'table' and not ACCEPTED[reply[1]])
     replies[#replies + 1] = reply
   end
-  if state and #state.records > 0 and index.can_grow(state.ids, state.position) then
-    states[#states + 1] = state
-  elseif state and #state.records > 0 then
+  at = from
+  if state and not index.can_grow(state.ids, state.position) then
     refused_any = true
     for i = first, #replies do
-      replies[i] = { 'damaged', 'the id index cannot grow: a bucket is missing or in the way' }
+      replies[i] = { 'damaged', 'a bucket of the id index is missing, or in the way' }
     end
+  elseif state and #state.records > 0 then
+    states[#states + 1] = state
   end
 end
 
 if atomic and refused_any then
   states = {}
 end
-local turned_dirty = mark(shards, states)
+local turned_dirty, runs = mark(shards, states), {}
 for _, state in ipairs(states) do
-  write(state)
+  write(state, runs)
 end
-return { 'ok', clock_ms, turned_dirty, replies }
+return { 'ok', clock_ms, turned_dirty, replies, runs }

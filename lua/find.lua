@@ -14,18 +14,18 @@
 if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
   return { 'stale' }
 end
-local known = redis.call('HMGET', KEYS[2], 'pos', 'done')
-if not known[1] then
+local known = redis.call('HGET', KEYS[2], 'at')
+if not known then
   return { 'unloaded' }
 end
-local value = index.find(index.open(KEYS[4], tonumber(known[1])), ARGV[3])
-if value == nil then
-  return { 'damaged', 'a bucket of the id index is missing' }
-elseif not value then
-  return { 'unknown' }
+local position, _, settled = series.unpack_at(known)
+local ids = index.open(KEYS[4], position)
+local value = index.find(ids, ARGV[3])
+if not value then
+  return index.is_whole(ids) and { 'unknown' } or { 'damaged', 'a bucket of the id index is missing' }
 end
 local _, at = index.unpack(value)
-local record = at <= tonumber(known[2]) and '' or series.record(KEYS[3], at, ARGV[3])
+local record = at <= settled and '' or series.record(KEYS[3], at, ARGV[3])
 if not record then
   return { 'damaged', 'entry ' .. series.text(at) .. ' is neither in the outbox nor settled' }
 end

@@ -5,10 +5,13 @@
 -- the number of entries (linear hashing: one bucket is split for every LOAD entries), so it needs no state of its own.
 -- Key:   <prefix>:<bucket number>     Field: the id's 16 bytes, for a claim then its type
 -- Value: of a series, 8 bytes of fingerprint, then the position; of a claim, the series' 16 bytes
--- Every bucket holds the field '' from its birth: a bucket without it has been lost, and missing is never zero.
+-- Every bucket holds the field '' from its birth: one that is not there has been lost, and missing is never zero.
 
 local index = {} -- luacheck: ignore 241 (the scripts that include this file use it)
 local LOAD = 40
+local SLICE = 1000
+local call, bxor, rshift = redis.call, bit.bxor, bit.rshift
+local POSITIONS = { '>c8I1', '>c8I2', '>c8I3', '>c8I4', '>c8I5', '>c8I6', '>c8I7' }
 
 local function bucket_count(entries)
   return math.max(1, math.ceil(entries / LOAD))
@@ -26,8 +29,8 @@ end
 local function hash_id(id)
   local a, b, c, d = struct.unpack('>I4I4I4I4', id)
   local h = (((a * 31 + b) * 31 + c) * 31 + d) % 4294967296
-  h = (bit.bxor(h, bit.rshift(h, 16)) % 4294967296 * 1540483) % 4294967296
-  return bit.bxor(h, bit.rshift(h, 15)) % 4294967296
+  h = (bxor(h, rshift(h, 16)) % 4294967296 * 1540483) % 4294967296
+  return bxor(h, rshift(h, 15)) % 4294967296
 end
 
 local function bucket_of(hash, buckets, power)
@@ -43,7 +46,7 @@ end
 function index.open(prefix, entries)
   local buckets = bucket_count(entries)
   local power = power_below(buckets)
-  return { prefix = prefix, entries = entries, buckets = buckets, power = power, hashes = {}, keys = {} }
+  return { prefix = prefix, entries = entries, buckets = buckets, power = power, hashes = {}, keys = {}, without = {} }
 end
 
 -- Fingerprint and position in as few bytes as hold them, the position big-endian.
@@ -52,7 +55,7 @@ function index.pack(fingerprint, position)
   while position >= limit do
     bytes, limit = bytes + 1, limit * 256
   end
-  return struct.pack('>c8I' .. bytes, fingerprint, position)
+  return struct.pack(POSITIONS[bytes], fingerprint, position)
 end
 
 function index.unpack(value)
@@ -60,15 +63,27 @@ function index.unpack(value)
   return string.sub(value, 1, 8), struct.unpack('>I7', string.rep('\0', 7 - #packed) .. packed)
 end
 
--- Finds an id's value: false when the id is new; nothing when its bucket is gone.
+-- Finds an id's value: false when its bucket does not have it, which must then be there, see index.is_whole.
 function index.find(ids, id)
   local hash = hash_id(id)
   local key = bucket_key(ids.prefix, bucket_of(hash, ids.buckets, ids.power))
   ids.hashes[id], ids.keys[id] = hash, key
-  local found = redis.call('HMGET', key, '', id)
-  if found[1] then
-    return found[2]
+  local found = call('HGET', key, id)
+  if not found then
+    ids.without[#ids.without + 1] = key
   end
+  return found
+end
+
+-- Whether the buckets are there in which ids were not found: such an id is new, and not one of a bucket that is gone.
+function index.is_whole(ids)
+  for from = 1, #ids.without, SLICE do
+    local upto = math.min(from + SLICE - 1, #ids.without)
+    if call('EXISTS', unpack(ids.without, from, upto)) ~= upto - from + 1 then
+      return false
+    end
+  end
+  return true
 end
 
 -- The buckets that a split touches: the one that is new and the one whose ids it shares.
@@ -77,24 +92,24 @@ local function split_pair(buckets)
   return created, created - power_below(created)
 end
 
--- Whether the splits can be done that growth to `after` entries will cause: each source is whole, each new bucket is
--- unused.
+-- Whether the index is whole, and the splits can be done that growth to `after` entries will cause: the bucket that
+-- each divides is there, and its new one is unused.
 function index.can_grow(ids, after)
   for buckets = ids.buckets + 1, bucket_count(after) do
     local created, source = split_pair(buckets)
-    if redis.call('HLEN', bucket_key(ids.prefix, created)) > 0 then
+    if call('EXISTS', bucket_key(ids.prefix, created)) > 0 then
       return false
-    elseif source < ids.buckets and not redis.call('HGET', bucket_key(ids.prefix, source), '') then
-      return false
+    elseif source < ids.buckets then
+      ids.without[#ids.without + 1] = bucket_key(ids.prefix, source)
     end
   end
-  return true
+  return index.is_whole(ids)
 end
 
 -- Pushes pairs or fields in slices that Lua's stack can hold.
 function index.call_sliced(command, key, arguments)
-  for from = 1, #arguments, 1000 do
-    redis.call(command, key, unpack(arguments, from, math.min(from + 999, #arguments)))
+  for from = 1, #arguments, SLICE do
+    call(command, key, unpack(arguments, from, math.min(from + SLICE - 1, #arguments)))
   end
 end
 
@@ -103,7 +118,7 @@ local function split(ids)
   ids.power = power_below(ids.buckets)
   ids.keys = {}
   local created, source = split_pair(ids.buckets)
-  local content = redis.call('HGETALL', bucket_key(ids.prefix, source))
+  local content = call('HGETALL', bucket_key(ids.prefix, source))
   local moved, gone = { '', '' }, {}
   for i = 1, #content, 2 do
     local id = content[i]
@@ -119,9 +134,9 @@ end
 -- Adds an id, which can_grow has allowed and which was looked for.
 function index.add(ids, id, value)
   ids.entries = ids.entries + 1
-  if bucket_count(ids.entries) > ids.buckets then
+  if ids.entries > ids.buckets * LOAD then
     split(ids)
   end
   local key = ids.keys[id] or bucket_key(ids.prefix, bucket_of(ids.hashes[id], ids.buckets, ids.power))
-  redis.call('HSET', key, id, value)
+  call('HSET', key, id, value)
 end

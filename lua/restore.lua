@@ -3,7 +3,8 @@
 --
 -- KEYS[1]  shard hash: epoch, generation     KEYS[2]  hash of the series, or of the company
 -- KEYS[3]  prefix of the index of ids, or of claims (index.lua)
--- ARGV[1]  epoch       ARGV[2]  generation   ARGV[3]  the hash's field that counts the index: pos or claims
+-- ARGV[1]  epoch       ARGV[2]  generation   ARGV[3]  the hash's field that counts the index: claims, or at,
+--          which begins with how many it is
 -- ARGV[4]  how many the index has before     ARGV[5]  ids and their values in turn, as the index keeps them, each
 --          behind its length (4 bytes)
 -- ARGV[6..]            fields of the hash and their values in turn, set with the last of them
@@ -23,12 +24,13 @@ while at <= #ARGV[5] do
   at = at + 4 + bytes
 end
 local after = before + #restored / 2
-if redis.call('HGET', KEYS[2], ARGV[3]) ~= series.text(before) then
+local counted = redis.call('HGET', KEYS[2], ARGV[3])
+if not counted or (ARGV[3] == 'at' and series.unpack_at(counted) or tonumber(counted)) ~= before then
   return 'damaged'
 end
 local ids, seen = index.open(KEYS[3], before), {}
 for i = 1, #restored, 2 do
-  if seen[restored[i]] or index.find(ids, restored[i]) ~= false then
+  if seen[restored[i]] or index.find(ids, restored[i]) then
     return 'damaged'
   end
   seen[restored[i]] = true
@@ -39,5 +41,6 @@ end
 for i = 1, #restored, 2 do
   index.add(ids, restored[i], restored[i + 1])
 end
-redis.call('HSET', KEYS[2], ARGV[3], series.text(after), unpack(ARGV, 6))
+local counts = ARGV[3] == 'at' and series.pack_at(after, 0, 0, 0, 0, 0, 0, 0) or series.text(after)
+redis.call('HSET', KEYS[2], ARGV[3], counts, unpack(ARGV, 6))
 return 'ok'

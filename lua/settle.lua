@@ -2,7 +2,7 @@
 -- settle.lua: drop from the outbox what the store has committed. Safe to repeat.
 --
 -- KEYS[1]  shard hash: epoch, generation, backlog        KEYS[2]  dirty set
--- KEYS[3]  series hash: pos, k, done, items, notes     KEYS[4]  outbox
+-- KEYS[3]  series hash: at                KEYS[4]  outbox
 -- ARGV[1]  epoch       ARGV[2]  generation               ARGV[3]  series id
 -- ARGV[4]  position    ARGV[5]  k                        the record up to which, and with which, all are in the store
 --
@@ -19,30 +19,32 @@ local shard = redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'backlog')
 if shard[1] ~= ARGV[1] or shard[2] ~= ARGV[2] then
   return { 'stale' }
 end
-local upto, k = tonumber(ARGV[4]), tonumber(ARGV[5])
-local known = redis.call('HMGET', KEYS[3], 'pos', 'done', 'items', 'k', 'notes')
-if not known[1] then
+local upto, upto_k = tonumber(ARGV[4]), tonumber(ARGV[5])
+local at = redis.call('HGET', KEYS[3], 'at')
+if not at then
   return { 'damaged', 'the series hash is missing' }
-elseif upto > tonumber(known[1]) or (upto == tonumber(known[1]) and k > tonumber(known[4])) then
-  return { 'damaged', 'the store is at ' .. ARGV[4] .. '-' .. ARGV[5] .. ', beyond ' .. known[1] .. '-' .. known[4] }
+end
+local position, k, before, items, notes, claims, time, number = series.unpack_at(at)
+if upto > position or (upto == position and upto_k > k) then
+  local place = text(position) .. '-' .. text(k)
+  return { 'damaged', 'the store is at ' .. ARGV[4] .. '-' .. ARGV[5] .. ', beyond ' .. place }
 end
 local length = redis.call('XLEN', KEYS[4])
 local dirty = redis.call('SCARD', KEYS[2])
-if length ~= tonumber(known[3]) or (length > 0 and dirty == 0) then
-  return { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. known[3] }
+if length ~= items or (length > 0 and dirty == 0) then
+  return { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. items }
 end
 
-local position, before, notes = tonumber(known[1]), tonumber(known[2]), 0
-if known[5] ~= '0' then
+local settled, notes_left = math.max(upto, before), notes
+if notes > 0 then
   for _, item in ipairs(redis.call('XRANGE', KEYS[4], '-', ARGV[4] .. '-' .. ARGV[5])) do
-    notes = notes + (string.sub(item[1], -2) == '-0' and 0 or 1)
+    notes_left = notes_left - (string.sub(item[1], -2) == '-0' and 0 or 1)
   end
 end
-local settled, notes_left = math.max(upto, before), tonumber(known[5]) - notes
-local dropped, left = settled - before + notes, position - settled + notes_left
+local dropped, left = settled - before + notes - notes_left, position - settled + notes_left
 
-local items = length - redis.call('XTRIM', KEYS[4], 'MINID', '=', ARGV[4] .. '-' .. text(k + 1))
-redis.call('HSET', KEYS[3], 'done', text(settled), 'items', text(items), 'notes', text(notes_left))
+items = length - redis.call('XTRIM', KEYS[4], 'MINID', '=', ARGV[4] .. '-' .. text(upto_k + 1))
+redis.call('HSET', KEYS[3], 'at', series.pack_at(position, k, settled, items, notes_left, claims, time, number))
 redis.call('HSET', KEYS[1], 'backlog', text(tonumber(shard[3]) - dropped))
 if items == 0 then
   redis.call('DEL', KEYS[4])

@@ -19,9 +19,9 @@
 
 local text = series.text
 
-local function skip(state, backlog, id, rendering)
+local function skip(state, backlog, id, rules, rendering)
   local field = rendering[2][tonumber(ARGV[5])]
-  local last, wanted = series.last(state, field), tonumber(ARGV[6])
+  local last, wanted = series.last(state, field, rules), tonumber(ARGV[6])
   if wanted == last + 1 then
     return 0, { 'next', text(wanted) }
   elseif wanted <= last then
@@ -29,8 +29,8 @@ local function skip(state, backlog, id, rendering)
   elseif backlog >= tonumber(ARGV[3]) then
     return 0, { 'backlog' }
   end
-  state.counters[field] = wanted - 1
-  local values, refused = series.count(state, rendering)
+  state.raised[field] = wanted - 1
+  local values, refused = series.count(state, rendering, rules)
   if not values then
     return 0, refused
   end
@@ -38,7 +38,7 @@ local function skip(state, backlog, id, rendering)
   local turned_dirty = series.append(state, KEYS[1], KEYS[2], backlog, id,
     { 'w', 'skip', 'n', field, 'a', from, 'b', to, 'r', ARGV[7], 'u', ARGV[8], 't', now })
   redis.call('HSET', state.key, field, to)
-  return turned_dirty, { 'skipped', state.position, state.after + 1, field, from, to, state.now }
+  return turned_dirty, { 'skipped', state.position, state.k, field, from, to, state.now }
 end
 
 local backlog, word, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
@@ -49,11 +49,10 @@ local clock_ms = series.clock_ms()
 local id, version, rules, rendering = unpack(cmsgpack.unpack(ARGV[4]))
 local state, refused = series.read(KEYS[3], KEYS[4], '', clock_ms, rendering[2])
 if state then
-  series.apply(state, rules)
-  refused = series.refusal(state, version)
+  refused = series.refusal(state, version, rules)
 end
 if refused then
   return { 'ok', clock_ms, { 0 }, { refused } }
 end
-local turned_dirty, reply = skip(state, backlog, id, rendering)
+local turned_dirty, reply = skip(state, backlog, id, rules, rendering)
 return { 'ok', clock_ms, { turned_dirty }, { reply } }

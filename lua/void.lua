@@ -18,11 +18,10 @@
 local text = series.text
 
 local function void(state, backlog)
-  local value = index.find(index.open(state.prefix, state.position), ARGV[5])
-  if value == nil then
-    return 0, { 'damaged', 'a bucket of the id index is missing' }
-  elseif not value then
-    return 0, { 'unknown' }
+  local ids = index.open(state.prefix, state.position)
+  local value = index.find(ids, ARGV[5])
+  if not value then
+    return 0, index.is_whole(ids) and { 'unknown' } or { 'damaged', 'a bucket of the id index is missing' }
   end
   local _, position = index.unpack(value)
   local known = redis.call('HGET', state.prefix .. ':voids', text(position))
@@ -31,7 +30,7 @@ local function void(state, backlog)
   elseif backlog >= tonumber(ARGV[3]) then
     return 0, { 'backlog' }
   end
-  local packed = cmsgpack.pack({ state.position, state.after + 1, state.now, ARGV[6], ARGV[7] })
+  local packed = cmsgpack.pack({ state.position, state.k + 1, state.now, ARGV[6], ARGV[7] })
   local turned_dirty = series.append(state, KEYS[1], KEYS[2], backlog, ARGV[4],
     { 'w', 'void', 'v', text(position), 'r', ARGV[6], 'u', ARGV[7], 't', text(state.now) })
   redis.call('HSET', state.prefix .. ':voids', text(position), packed)

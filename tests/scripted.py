@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 from datetime import date
 from typing import Any, TypeVar
 
+import redis
 import redis.asyncio
 from msgspec.structs import replace
 
 from seriatim import keyspace, scripts
 from seriatim.formats import Window
+from seriatim.groups import Group
 from seriatim.model import Entry, Numbering, Series, Standing, fingerprint, uuid_bytes
 from stack import Valkey, new_id
 
@@ -77,24 +79,27 @@ def opened(server: Valkey, series: Series) -> Series:
     return series
 
 
-def group(
-    series: Series, ids: list[str], *days: str, mark: bytes = MARK, window: tuple[int, int] = ALWAYS
-) -> scripts.Group:
+def stands(client: redis.Redis, shard: int, series: str) -> keyspace.At:
+    """Where Redis says that a series stands."""
+    packed = client.hget(keyspace.series_key(shard, series), "at")
+    assert isinstance(packed, bytes)
+    return keyspace.At.unpack(packed)
+
+
+def group(series: Series, ids: list[str], *days: str, mark: bytes = MARK, window: tuple[int, int] = ALWAYS) -> Group:
     """Requests for these ids, each with a meta; for these days, or else for today."""
-    made = scripts.Group(series, Window(*window, TODAY))
+    made = Group(series, Window(*window, TODAY))
     for number, one in enumerate(ids):
         day = date.fromisoformat(days[number]) if days else None
         made.add(day, (uuid_bytes(one) + mark, b'{"k":"v"}', b""))
     return made
 
 
-def allocate(server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6, atomic: bool = False) -> list[list[Any]]:
+def allocate(server: Valkey, *groups: Group, backlog_max: int = 10**6, atomic: bool = False) -> list[list[Any]]:
     return allocated(server, *groups, backlog_max=backlog_max, atomic=atomic).replies
 
 
-def allocated(
-    server: Valkey, *groups: scripts.Group, backlog_max: int = 10**6, atomic: bool = False
-) -> scripts.Allocated:
+def allocated(server: Valkey, *groups: Group, backlog_max: int = 10**6, atomic: bool = False) -> scripts.Allocated:
     """As `allocate`, with the rest of what the script replied."""
     return ask(
         server,

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 import pytest
 from msgspec.structs import replace
 
-from core import drain_all, make_config, make_drainer, make_series, running_front
+from core import SHARDS, drain_all, make_config, make_drainer, make_series, running_front
+from scripted import stands
 from seriatim import worker
 from seriatim.config import Config
 from seriatim.definitions import SeriesView
 from seriatim.errors import Conflict, NotFound
 from seriatim.ledger import Wanted
-from seriatim.model import Entry, SeriesFields, Standing, Why
+from seriatim.model import Entry, SeriesFields, Standing, Why, shard_of
 from seriatim.store import Store
 from stack import Valkey, new_id
 
@@ -231,7 +232,8 @@ def test_a_clock_that_is_set_back_across_midnight_leaves_a_series_on_its_last_da
             await front.ledger.put_entry(company, series, Wanted(new_id()))
             later_ms = int(time.time() * 1000) + 3 * 86_400_000
             (key,) = valkey.client.scan_iter(f"*{series}", _type="hash")
-            valkey.client.hset(key, "time", later_ms)
+            at = stands(valkey.client, shard_of(series, SHARDS), series)
+            valkey.client.hset(key, "at", replace(at, time=later_ms).pack())
             day = datetime.fromtimestamp(later_ms / 1000, UTC).date()
 
             # When numbers are asked for, at once and in a batch, and one is skipped

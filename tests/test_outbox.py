@@ -13,7 +13,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from scripted import ALWAYS, SHARD, STANDING, TODAY, allocate, ask, enrolled, find_all, group, make_series, opened
+from scripted import (
+    ALWAYS,
+    SHARD,
+    STANDING,
+    TODAY,
+    allocate,
+    ask,
+    enrolled,
+    find_all,
+    group,
+    make_series,
+    opened,
+    stands,
+)
 from seriatim import keyspace, scripts
 from seriatim.errors import Damaged
 from seriatim.formats import Window
@@ -452,9 +465,8 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "series"):
             return
         assert backlog(self.server) == self.others + self.unsettled
-        kept = self.server.client.hmget(keyspace.series_key(SHARD, self.series.id), ["items", "notes"])
-        notes = sum(item[-1][1] > 0 for item in self.held)
-        assert [int(one or -1) for one in kept] == [len(self.held), notes]
+        at = stands(self.server.client, SHARD, self.series.id)
+        assert (at.items, at.notes) == (len(self.held), sum(item[-1][1] > 0 for item in self.held))
         assert [name for name, _ in items(self.server, self.series)] == [b"%d-%d" % item[-1] for item in self.held]
         dirty = self.server.client.sismember(keyspace.dirty_key(SHARD), self.series.id)
         assert bool(dirty) == bool(self.held)

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from core import drain_all, make_config, make_drainer, make_series, running_front
+from scripted import stands
 from seriatim import keyspace, recovery, scripts
 from seriatim.errors import Halted, Unavailable
 from seriatim.ledger import Wanted
@@ -87,7 +88,7 @@ def test_a_restarted_server_is_met_under_a_new_generation(valkey: Valkey, store:
     # Then nothing is lost and the generation is the next
     assert second.generation == first.generation + 1
     asyncio.run(issue(valkey, store, 1, series=series, company=company))
-    assert valkey.client.hget(keyspace.series_key(_shard(store, series), series), "pos") == b"4"
+    assert stands(valkey.client, _shard(store, series), series).position == 4
 
 
 @pytest.mark.parametrize("enrolled", [0, 2, 4])

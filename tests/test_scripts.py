@@ -19,10 +19,12 @@ from scripted import (
     group,
     make_series,
     opened,
+    stands,
     told,
 )
 from seriatim import keyspace, scripts
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
+from seriatim.groups import Group
 from seriatim.model import COUNTER_MAX, Counted, Series, uuid_bytes
 from stack import Valkey, new_id
 
@@ -108,7 +110,7 @@ def test_the_index_finds_every_id_while_it_grows(server: Valkey) -> None:
     assert {server.client.object("encoding", bucket) for bucket in buckets} == {b"listpack"}
 
 
-def refused_series(server: Valkey) -> dict[str, tuple[scripts.Group, bytes]]:
+def refused_series(server: Valkey) -> dict[str, tuple[Group, bytes]]:
     """Groups that are refused as a whole, and the word for it."""
     inactive = opened(server, make_series(active=False))
     changing = opened(server, make_series())
@@ -221,7 +223,7 @@ def test_the_digits_of_all_counters_count_towards_the_longest_code(server: Valke
     # Then the first code fits, and the second with its four digits is refused
     assert told(replies[0]).code == "9-9"
     assert replies[1] == [b"overflow", 4]
-    assert server.client.hget(keyspace.series_key(SHARD, series.id), "pos") == b"1"
+    assert stands(server.client, SHARD, series.id).position == 1
 
 
 def test_a_batch_is_one_run_or_nothing(server: Valkey) -> None:

@@ -50,6 +50,7 @@ def skip(  # noqa: PLR0913 -- all but the first three have a default
             backlog_max=backlog_max,
         ),
     )
+    reply: Reply
     (reply,) = answered.replies
     return reply
 
@@ -60,6 +61,7 @@ def void(
     answered = ask(
         server, lambda client: scripts.void(client, standing, series, entry, why=WHY, backlog_max=backlog_max)
     )
+    reply: Reply
     (reply,) = answered.replies
     return reply
 

@@ -19,12 +19,12 @@ from functools import partial
 from typing import Any
 
 import msgspec
-import redis.asyncio
 import structlog
 
 from seriatim import keyspace, scripts
 from seriatim.errors import Conflict, Damaged, Invalid, SeriatimError, Unavailable
 from seriatim.formats import window
+from seriatim.groups import Group
 from seriatim.model import Series, Skip, Standing, Void, Why
 
 log = structlog.stdlib.get_logger(__name__)
@@ -216,7 +216,7 @@ class Allocator:
     """Allocates through `client`, under the gate's standing; `on_dirty(shard)` when a shard has new work."""
 
     def __init__(
-        self, client: redis.asyncio.Redis, gate: Gate, on_dirty: Callable[[int], None], *, backlog_max: int
+        self, client: scripts.Caller, gate: Gate, on_dirty: Callable[[int], None], *, backlog_max: int
     ) -> None:
         self._client = client
         self._gate = gate
@@ -425,9 +425,9 @@ class Allocator:
         return True
 
 
-def _group(series: Series, orders: Sequence[Order], now_ms: int) -> scripts.Group:
+def _group(series: Series, orders: Sequence[Order], now_ms: int) -> Group:
     """Returns the orders of one series as they go into a call, at the time that it is there."""
-    group = scripts.Group(series, window(series.numbering.timezone, now_ms))
+    group = Group(series, window(series.numbering.timezone, now_ms))
     for order in orders:
         group.add(order.day, (order.tag, order.meta, order.sig), claimed=order.claimed)
     return group

@@ -4,10 +4,9 @@ Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys
 
     {s017}:shard               hash: epoch, generation, backlog; halted with its reason when allocation is stopped
     {s017}:dirty               set: ids of the series whose outbox holds records
-    {s017}:series:<id>         hash: version, open, on (whether it is active), changing; pos and k, id, date, num and
-                               time of the last record or entry; done (the settled position), items of the outbox,
-                               notes (how many of them are skips and voids), claims, and the counters, such as inc or
-                               incYearly:2026. Names are short because every idle series keeps them
+    {s017}:series:<id>         hash: version, open, on (whether it is active), changing; at, see At; last, the latest
+                               date, and behind it the last entry's id (16 bytes); and the counters, such as inc or
+                               incYearly:2026. Every idle series keeps these, and every call reads them: few and short
     {s017}:outbox:<id>         stream of items. A run is an item of entries that were issued together: its id is
                                <position of the last one>-0, its one field e holds their records, see allocate.lua.
                                A skip or a void is an item of its own, <position>-<k>, k >= 1, with the fields w which
@@ -21,6 +20,7 @@ Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +32,7 @@ from seriatim.model import Counted, Entry, Record, Series, Skip, Void, uuid_text
 
 RUN_MAX = 32
 """How many entries an item holds at most, as allocate.lua has it."""
+DAY_BYTES = len("2026-11-28")
 
 
 def shard_key(shard: int) -> str:
@@ -72,6 +73,47 @@ def claims_prefix(shard: int, company: str) -> str:
 def voids_key(series: Series) -> str:
     """Returns the key of the hash of a series' voided positions."""
     return f"{index_prefix(series.shard, series.id)}:voids"
+
+
+_at = struct.Struct(">8d")
+
+
+class At(msgspec.Struct, frozen=True):
+    """Where a series stands.
+
+    Args:
+        position: of its last record, with
+        k: which tells that from others at this position.
+        settled: the position up to which the store has all entries.
+        items: how many the outbox holds.
+        notes: how many of them are skips and voids.
+        claims: how many entries came here because the series was their company's default.
+        time: of the last record, in ms.
+        number: of the last entry.
+    """
+
+    position: int = 0
+    k: int = 0
+    settled: int = 0
+    items: int = 0
+    notes: int = 0
+    claims: int = 0
+    time: int = 0
+    number: int = 0
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> At:
+        """Returns what series.lua has packed."""
+        return cls(*map(int, _at.unpack(packed)))
+
+    def pack(self) -> bytes:
+        """Returns it as series.lua packs it."""
+        return _at.pack(*msgspec.structs.astuple(self))
+
+
+def last_id(last: bytes | None) -> str | None:
+    """Returns the id of a series' last entry, of what its hash has in `last`."""
+    return uuid_text(last[DAY_BYTES:]) if last and len(last) > DAY_BYTES else None
 
 
 def _note(series_id: str, position: int, k: int, fields: dict[bytes, bytes]) -> Skip | Void:
@@ -130,6 +172,17 @@ def numbers(text: bytes) -> tuple[Counted, ...]:
     return tuple(counted(field, int(value)) for field, _, value in pairs)
 
 
+def run_records(run: bytes) -> list[bytes]:
+    """Returns the records of a run, nothing when it is not whole."""
+    records = []
+    at = 0
+    while at < len(run):
+        start = at + 4
+        at = start + int.from_bytes(run[at:start])
+        records.append(run[start:at])
+    return records if at == len(run) else []
+
+
 def item_records(series_id: str, item: Any, after: int = 0) -> Sequence[Record]:
     """Returns the records of an item; of a run, the entries behind position `after`.
 
@@ -140,14 +193,8 @@ def item_records(series_id: str, item: Any, after: int = 0) -> Sequence[Record]:
     position, k = map(int, stream_id.split(b"-"))
     if k:
         return [_note(series_id, position, k, fields)]
-    run = fields[b"e"]
-    records = []
-    at = 0
-    while at < len(run):
-        start = at + 4
-        at = start + int.from_bytes(run[at:start])
-        records.append(run[start:at])
-    if at != len(run) or not records:
+    records = run_records(fields[b"e"])
+    if not records:
         raise Damaged(f"The run of entries up to {position} in the outbox of series {series_id} is cut short.")
     before = position - len(records)
     skipped = max(0, after - before)

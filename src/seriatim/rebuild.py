@@ -22,6 +22,7 @@ from seriatim.errors import ConfigError, Damaged, Halted, Invalid, Stale
 from seriatim.model import (
     COUNTER_MAX,
     Entry,
+    Place,
     Record,
     Series,
     Skip,
@@ -231,18 +232,16 @@ class Recovery:
                     doubts.append(_doubt(series, why, settled[series.id], kept))
         return doubts
 
-    def _kept(self, some: Sequence[Series]) -> list[dict[str, int]]:
-        """Returns of each series what Redis says of its place and of its first counter; nothing when it is missing."""
+    def _kept(self, some: Sequence[Series]) -> list[_Kept | None]:
+        """Returns of each series what Redis says of its place and of its first counter; None when it is missing."""
         pipeline = self._client.pipeline(transaction=False)
         for series in some:
-            pipeline.hmget(keyspace.series_key(series.shard, series.id), ["pos", "k", _first_counter(series)])
+            pipeline.hmget(keyspace.series_key(series.shard, series.id), ["at", _first_counter(series)])
             pipeline.exists(f"{keyspace.index_prefix(series.shard, series.id)}:0")
         with scripts.translated():
             replies = pipeline.execute()
-        return [
-            {name: int(value) for name, value in zip(("pos", "k", "number"), found, strict=True) if value and indexed}
-            for found, indexed in zip(replies[::2], replies[1::2], strict=True)
-        ]
+        found = zip(replies[::2], replies[1::2], strict=True)
+        return [_Kept.read(at, number) if at and indexed else None for (at, number), indexed in found]
 
     def _check(self, choice: Choice, doubts: Sequence[Doubt]) -> None:
         numbers = {one.series: one.number for one in doubts}
@@ -329,7 +328,7 @@ class Recovery:
                 ids += (uuid_bytes(entry), keyspace.pack_indexed(fingerprint, position))
                 if claimed:
                     claims.add(series, entry)
-            scripts.restore(self._client, standing, keys, counted="pos", before=done, entries=ids, fields={})
+            scripts.restore(self._client, standing, keys, counted="at", before=done, entries=ids, fields={})
             done += len(some)
         if done != series.position:
             raise Damaged(f"The store holds {done} entries of series {name}, and says {series.position}.")
@@ -339,7 +338,7 @@ class Recovery:
             with scripts.translated():
                 self._client.hset(keyspace.voids_key(series), mapping=cast("dict[Any, Any]", voids))
         fields = self._fields(series, notes)
-        scripts.restore(self._client, standing, keys, counted="pos", before=done, entries=[], fields=fields)
+        scripts.restore(self._client, standing, keys, counted="at", before=done, entries=[], fields=fields)
 
     def _fields(self, series: Series, notes: Sequence[Skip | Void]) -> dict[str, str | bytes | int]:
         """Returns what a series' hash holds beside its position once it is open.
@@ -347,17 +346,36 @@ class Recovery:
         A recovery left out numbers of the day on which it was. Those of days before could still be issued again, was
         a strict series not kept from going back to them.
         """
-        fields: dict[str, str | bytes | int] = {"k": series.k, "done": series.position, "claims": series.claims}
         entry, last = self._last_entry(series), self._last_record(series)
-        if entry:
-            fields |= {"id": uuid_bytes(entry.id), "date": entry.date, "num": entry.number}
+        at = keyspace.At(
+            position=series.position,
+            k=series.k,
+            settled=series.position,
+            claims=series.claims,
+            time=last.created_at if last else 0,
+            number=entry.number if entry else 0,
+        )
+        fields: dict[str, str | bytes | int] = {"at": at.pack()}
+        day = entry.date if entry else ""
         left_out = [note.created_at for note in notes if isinstance(note, Skip) and note.actor == ACTOR]
         if left_out and series.numbering.chronology == "strict":
-            day = formats.window(series.numbering.timezone, max(left_out)).today.isoformat()
-            fields["date"] = max(day, entry.date if entry else "")
-        if last:
-            fields["time"] = last.created_at
+            day = max(day, formats.window(series.numbering.timezone, max(left_out)).today.isoformat())
+        if day:
+            fields["last"] = day.encode() + (uuid_bytes(entry.id) if entry else b"")
         return fields | _current(series, self._store.counters([series])[series.id]) | {"open": 1}
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """What Redis says of a series: where it stands, and its first counter's last value in today's period."""
+
+    place: Place
+    number: int | None
+
+    @classmethod
+    def read(cls, packed: bytes, number: bytes | None) -> _Kept:
+        """Returns what two fields of the series' hash say."""
+        at = keyspace.At.unpack(packed)
+        return cls((at.position, at.k), None if number is None else int(number))
 
 
 class _Claims:
@@ -422,21 +440,21 @@ def _next_number(series: Series, last: int | None) -> int:
     return 1 if series.position else series.numbering.first
 
 
-def _unlike(series: Series, kept: dict[str, int]) -> str | None:
+def _unlike(series: Series, kept: _Kept | None) -> str | None:
     """Returns how Redis' idea of a series' last record differs from the store's, if it does."""
-    if "pos" not in kept:
+    if kept is None:
         return "Redis has lost the series"
-    place = kept["pos"], kept["k"]
-    if place > series.place:
-        return f"records between {place_text(series.place)} and {place_text(place)} are in neither Redis nor the store"
-    if place < series.place:
-        return f"Redis stands at {place_text(place)}, the store at {place_text(series.place)}"
+    if kept.place > series.place:
+        between = f"{place_text(series.place)} and {place_text(kept.place)}"
+        return f"records between {between} are in neither Redis nor the store"
+    if kept.place < series.place:
+        return f"Redis stands at {place_text(kept.place)}, the store at {place_text(series.place)}"
     return None
 
 
-def _doubt(series: Series, why: str, settled: dict[str, int], kept: dict[str, int]) -> Doubt:
+def _doubt(series: Series, why: str, settled: dict[str, int], kept: _Kept | None) -> Doubt:
     field = _first_counter(series)
-    known = [value for value in (settled.get(field), kept.get("number")) if value is not None]
+    known = [value for value in (settled.get(field), kept.number if kept else None) if value is not None]
     return Doubt(series.id, series.position, field, _next_number(series, max(known, default=None)), why)
 
 

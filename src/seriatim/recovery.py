@@ -182,7 +182,7 @@ def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Ser
         pipeline = client.pipeline(transaction=False)
         for one in some:
             outbox = keyspace.outbox_key(one.shard, one.id)
-            pipeline.hmget(keyspace.series_key(one.shard, one.id), ["pos", "k", "items"])
+            pipeline.hget(keyspace.series_key(one.shard, one.id), "at")
             pipeline.xlen(outbox)
             pipeline.xrange(outbox, count=1)
             pipeline.xrevrange(outbox, count=1)
@@ -196,19 +196,20 @@ def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Ser
 
 
 def _behind(one: Series, replies: Sequence[Any]) -> str | None:
-    counts, length, first, last, indexed = replies
-    if None in counts or not indexed:
+    packed, length, first, last, indexed = replies
+    if packed is None or not indexed:
         return "the series is missing"
-    position, after, items = map(int, counts)
-    if (position, after) < one.place:
-        return f"it stands at {place_text((position, after))}, the store at {place_text(one.place)}"
-    if length != items:
-        return f"its outbox holds {length} items instead of {items}"
-    if (position, after) == one.place:
+    at = keyspace.At.unpack(packed)
+    place = at.position, at.k
+    if place < one.place:
+        return f"it stands at {place_text(place)}, the store at {place_text(one.place)}"
+    if length != at.items:
+        return f"its outbox holds {length} items instead of {at.items}"
+    if place == one.place:
         return None
     ends = [keyspace.item_records(one.id, items[0]) for items in (first, last) if items]
-    if not ends or ends[0][0].place > (one.position + 1, 0) or ends[-1][-1].place != (position, after):
-        return f"records between {place_text(one.place)} and {place_text((position, after))} are in neither"
+    if not ends or ends[0][0].place > (one.position + 1, 0) or ends[-1][-1].place != place:
+        return f"records between {place_text(one.place)} and {place_text(place)} are in neither"
     return None
 
 

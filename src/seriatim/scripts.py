@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import struct
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import date
-from functools import cache, lru_cache
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,23 +22,27 @@ import redis.asyncio
 import redis.exceptions
 
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
-from seriatim.formats import Window, digits_max, rendering
+from seriatim.formats import Window
+from seriatim.groups import Group, packed, rendered, ruled
 from seriatim.keyspace import (
+    At,
     claims_prefix,
     company_key,
     dirty_key,
     entry,
     index_prefix,
+    last_id,
     outbox_key,
+    run_records,
     series_key,
     shard_key,
     unpack_void,
     voids_key,
 )
+from seriatim.line import ANSWER_S, Line
 from seriatim.model import (
     Defaults,
     Entry,
-    Numbering,
     Place,
     Series,
     Standing,
@@ -51,9 +54,6 @@ from seriatim.model import (
 
 FOLDERS = (Path(__file__).parent / "lua", Path(__file__).parents[2] / "lua")
 """In the wheel, and beside `src` in a checkout."""
-
-ANSWER_S = 5.0
-"""How long a server may take to answer."""
 
 NAMES = (
     "allocate",
@@ -141,80 +141,25 @@ def backlog(client: redis.Redis, shards: int) -> int:
         return sum(int(waiting or 0) for waiting in pipeline.execute())
 
 
+Caller = redis.asyncio.Redis | Line
+
+
 # asynchronous: what requests call ---------------------------------------------------------------------------------
 
 
-class Group:
-    """The requests of one series in a call of allocate.lua."""
-
-    def __init__(self, series: Series, window: Window) -> None:
-        self.series = series
-        self.window = window
-        self.requests: list[bytes] = []
-        self._kinds: dict[tuple[date, bool], int] = {}
-        self._which: list[int] = []
-
-    def add(self, day: date | None, request: tuple[bytes, bytes, bytes], *, claimed: bool = False) -> None:
-        """Adds a request: a tag, a meta and a signature (or empty bytes), for a date or for today."""
-        kind = day or self.window.today, claimed
-        self._which.append(self._kinds.setdefault(kind, len(self._kinds) + 1))
-        tag, meta, sig = request
-        self.requests.append(b"%b%b%b\0%b" % (tag, _length(len(sig) + 1 + len(meta)), sig, meta))
-
-    def keys(self) -> tuple[str, str, str]:
-        """Returns the group's keys, as allocate.lua takes them."""
-        shard, name = self.series.shard, self.series.id
-        return series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name)
-
-    def head(self, shard: int) -> tuple[Any, ...]:
-        """Returns what allocate.lua reads of the group before its requests; its shard is the call's `shard`th."""
-        numbering = self.series.numbering
-        renderings = [_rendering(numbering, *kind) for kind in self._kinds]
-        which = self._which if len(renderings) > 1 else ()
-        rules = _rules(numbering, self.window)
-        return self.series.id, shard, self.series.version, len(self.requests), rules, renderings, which
-
-
-_pack = msgspec.msgpack.Encoder().encode
-_length = struct.Struct(">I").pack
-
-
-@lru_cache(maxsize=4096)
-def _rules(numbering: Numbering, window: Window) -> msgspec.Raw:
-    """Returns a group's rules, packed."""
-    rules = (
-        window.from_ms,
-        window.until_ms,
-        window.today.isoformat(),
-        numbering.chronology == "strict",
-        digits_max(numbering),
-        numbering.first,
-    )
-    return msgspec.Raw(_pack(rules))
-
-
-@lru_cache(maxsize=4096)
-def _rendering(numbering: Numbering, day: date, claimed: bool = False) -> msgspec.Raw:  # noqa: FBT001, FBT002 -- a kind
-    """Returns a rendering as allocate.lua takes it, packed."""
-    made = rendering(numbering, day)
-    digits = f"%0{numbering.padding}d" if numbering.padding else "%d"
-    code = "".join(piece.replace("%", "%%") if isinstance(piece, str) else digits for piece in made.pieces)
-    counted = [piece for piece in made.pieces if isinstance(piece, int)]
-    literal = sum(len(piece.encode()) for piece in made.pieces if isinstance(piece, str))
-    numbers = "%d" if made.fields == ("inc",) else ";".join(f"{field}=%d" for field in made.fields)
-    return msgspec.Raw(_pack((made.date, made.fields, code, counted, literal, numbers, claimed)))
-
-
 class Allocated(msgspec.Struct, frozen=True):
-    """What allocate.lua replied: Redis' time, the shards that turned dirty, and one reply a request."""
+    """What a script replied: Redis' time, the shards that turned dirty, and one reply a request.
+
+    The replies are those of allocate.lua, skip.lua or void.lua; of an issued entry [b"issued", position, record].
+    """
 
     now_ms: int
     turned_dirty: list[int]
-    replies: list[list[Any]]
+    replies: list[Any]
 
 
 async def allocate(
-    client: redis.asyncio.Redis,
+    client: Caller,
     standing: Standing,
     groups: Sequence[Group],
     *,
@@ -229,15 +174,12 @@ async def allocate(
     Raises:
         Stale, Halted, Unavailable.
     """
-    shards: dict[int, int] = {}
-    heads = [group.head(shards.setdefault(group.series.shard, len(shards) + 1)) for group in groups]
-    keys = [key for shard in shards for key in (shard_key(shard), dirty_key(shard))]
-    requests: list[bytes] = []
-    for group in groups:
-        keys += group.keys()
-        requests += group.requests
-    arguments = (str(backlog_max), str(int(atomic)), _pack(heads), b"".join(requests))
-    return _answered(await _evaluate(client, "allocate", keys, standing, *arguments), shards)
+    keys, shards, common, requests = packed(groups)
+    arguments = (str(backlog_max), str(int(atomic)), common, requests)
+    call, second, turned_dirty, replies, runs = await _evaluate(client, "allocate", keys, standing, *arguments)
+    records = chain.from_iterable(map(run_records, runs))
+    told = [reply if type(reply) is list else [b"issued", reply, next(records, b"")] for reply in replies]
+    return _answered((call, second, turned_dirty, told), shards)
 
 
 def _answered(reply: Any, shards: Iterable[int]) -> Allocated:
@@ -251,7 +193,7 @@ def _answered(reply: Any, shards: Iterable[int]) -> Allocated:
 
 
 async def skip(  # noqa: PLR0913 -- as its script takes them
-    client: redis.asyncio.Redis,
+    client: Caller,
     standing: Standing,
     series: Series,
     *,
@@ -268,14 +210,15 @@ async def skip(  # noqa: PLR0913 -- as its script takes them
     """
     shard, name = series.shard, series.id
     keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
-    today = _rendering(series.numbering, window.today)
-    head = _pack((name, series.version, _rules(series.numbering, window), today))
+    today = rendered(series.numbering, window.today)
+    rules = ruled(series.numbering, window)
+    head = msgspec.msgpack.encode((name, series.version, msgspec.Raw(rules), msgspec.Raw(today)))
     arguments = (str(backlog_max), head, str(counter), str(to), why.reason, why.actor)
     return _answered(await _evaluate(client, "skip", keys, standing, *arguments), (shard,))
 
 
 async def void(  # noqa: PLR0913 -- as its script takes them
-    client: redis.asyncio.Redis,
+    client: Caller,
     standing: Standing,
     series: Series,
     entry_id: str,
@@ -368,9 +311,6 @@ async def voided(client: redis.asyncio.Redis, series: Series) -> set[int]:
         return {int(position) for position in await client.hkeys(voids_key(series))}
 
 
-STANDING_FIELDS = ("pos", "k", "num", "id", "time")
-
-
 class Standings(msgspec.Struct, frozen=True):
     """How far a series has come, the outbox included; the values are those of the fields that were asked for."""
 
@@ -393,7 +333,7 @@ async def standings(
     pipeline = client.pipeline(transaction=False)
     pipeline.time()
     for one, fields in wanted:
-        pipeline.hmget(series_key(one.shard, one.id), [*STANDING_FIELDS, *fields])
+        pipeline.hmget(series_key(one.shard, one.id), ["at", "last", *fields])
     async with answered():
         (seconds, microseconds), *rows = await pipeline.execute()
     found = [_standings(fields, row) for (_, fields), row in zip(wanted, rows, strict=True)]
@@ -401,12 +341,12 @@ async def standings(
 
 
 def _standings(fields: Sequence[str], row: list[bytes | None]) -> Standings | None:
-    position, after, number, last_id, reached_ms, *counted = row
-    if position is None:
+    packed, last, *counted = row
+    if packed is None:
         return None
+    at = At.unpack(packed)
     values = {field: int(value) for field, value in zip(fields, counted, strict=True) if value is not None}
-    last = uuid_text(last_id) if last_id else None
-    return Standings((int(position), int(after or 0)), int(number or 0), last, int(reached_ms or 0), values)
+    return Standings((at.position, at.k), at.number, last_id(last), at.time, values)
 
 
 async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool, int]:
@@ -414,7 +354,8 @@ async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[st
     async with answered():
         content = cast("dict[bytes, bytes]", await client.hgetall(series_key(series.shard, series.id)))
     values = {name.decode(): int(value) for name, value in content.items() if name.startswith(b"inc")}
-    return values, b"id" in content, int(content.get(b"time", 0))
+    at = At.unpack(content[b"at"]) if content else At()
+    return values, at.position > 0, at.time
 
 
 async def clock(client: redis.asyncio.Redis) -> int:
@@ -428,22 +369,13 @@ async def clock(client: redis.asyncio.Redis) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-async def _evaluate(
-    client: redis.asyncio.Redis, name: str, keys: Sequence[str], standing: Standing, *arguments: str | bytes
-) -> Any:
+async def _evaluate(client: Caller, name: str, keys: Sequence[str], standing: Standing, *arguments: str | bytes) -> Any:
     said: Any = ("EVALSHA", script(name).sha, len(keys), *keys, standing.epoch, str(standing.generation), *arguments)
-    packed = hiredis.pack_command(said)
-    pool: Any = client.connection_pool  # its methods have no types
-    try:  # as `answered`, and the client's own way: what either does around a command takes longer than the command
-        async with asyncio.timeout(ANSWER_S):
-            connection = await pool.get_connection()
-            try:
-                await connection.send_packed_command(packed)
-                return await connection.read_response()
-            finally:
-                await pool.release(connection)
-    except FAULTS as error:
-        raise _meaning(error) from error
+    if isinstance(client, Line):
+        with translated():
+            return await client.call(hiredis.pack_command(said))
+    async with answered():
+        return await client.execute_command(*said)  # type: ignore[no-untyped-call]
 
 
 # synchronous: what workers, start-up and changes of definitions call ----------------------------------------------
@@ -559,7 +491,7 @@ def restore(  # noqa: PLR0913 -- as its script takes them
     standing: Standing,
     keys: tuple[str, str, str],
     *,
-    counted: Literal["pos", "claims"],
+    counted: Literal["at", "claims"],
     before: int,
     entries: Sequence[bytes],
     fields: Mapping[str, str | bytes | int],
@@ -573,8 +505,8 @@ def restore(  # noqa: PLR0913 -- as its script takes them
         Damaged: the index is not as it was left.
     """
     set_behind = [part for pair in fields.items() for part in pair]
-    packed = b"".join(part for one in entries for part in (_length(len(one)), one))
-    reply = _call(client, "restore", keys, standing, counted, before, packed, *set_behind)
+    joined = b"".join(part for one in entries for part in (len(one).to_bytes(4), one))
+    reply = _call(client, "restore", keys, standing, counted, before, joined, *set_behind)
     if reply == b"stale":
         raise Stale
     if reply == b"damaged":

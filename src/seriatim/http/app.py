@@ -37,6 +37,7 @@ from seriatim.http.sequence import Sequence
 from seriatim.http.server import Connection
 from seriatim.http.storno import Storno
 from seriatim.ledger import Ledger
+from seriatim.line import ANSWER_S, Line
 from seriatim.recovery import Watch
 from seriatim.store import Store
 from seriatim.tokens import Tokens
@@ -90,14 +91,15 @@ class Front:
         self.client = redis.asyncio.Redis.from_url(
             config.redis_url,
             socket_timeout=None,
-            socket_connect_timeout=scripts.ANSWER_S,
+            socket_connect_timeout=ANSWER_S,
             retry=Retry(NoBackoff(), 0),
         )
-        self.blocking = redis.Redis.from_url(config.redis_url, socket_timeout=scripts.ANSWER_S)
+        self.blocking = redis.Redis.from_url(config.redis_url, socket_timeout=ANSWER_S)
         self._shards = self.store.data_set().shards
         self.gate = Gate()
         self.watch = Watch(self.blocking, self.store, self.gate, config.ack)
-        self.allocator = Allocator(self.client, self.gate, self._wake, backlog_max=config.backlog_max)
+        self.line = Line(self.client)
+        self.allocator = Allocator(self.line, self.gate, self._wake, backlog_max=config.backlog_max)
         self.definitions = Definitions(
             store=self.store,
             client=self.client,
@@ -132,6 +134,7 @@ class Front:
 
     async def close(self) -> None:
         """Closes the connections."""
+        await self.line.aclose()
         await self.client.aclose()
         self.blocking.close()
         self.store.close()

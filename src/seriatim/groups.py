@@ -1,0 +1,91 @@
+"""What goes into a call of allocate.lua: requests, grouped by series, and how the call is packed. No I/O."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from datetime import date
+from functools import lru_cache
+
+import msgspec
+
+from seriatim import formats
+from seriatim.formats import Window
+from seriatim.keyspace import dirty_key, index_prefix, outbox_key, series_key, shard_key
+from seriatim.model import Numbering, Series
+
+
+class Group:
+    """The requests of one series in a call of allocate.lua."""
+
+    def __init__(self, series: Series, window: Window) -> None:
+        self.series = series
+        self.window = window
+        self.requests: list[tuple[bytes, tuple[bytes, bytes, bytes]]] = []
+        """Each behind its rendering."""
+        self._renderings: dict[tuple[date, bool], bytes] = {}
+
+    def add(self, day: date | None, request: tuple[bytes, bytes, bytes], *, claimed: bool = False) -> None:
+        """Adds a request: a tag, a meta and a signature (or empty bytes), for a date or for today."""
+        kind = day or self.window.today, claimed
+        rendering = self._renderings.get(kind)
+        if rendering is None:
+            rendering = self._renderings[kind] = rendered(self.series.numbering, *kind)
+        self.requests.append((rendering, request))
+
+    def keys(self) -> tuple[str, str, str]:
+        """Returns the group's keys, as allocate.lua takes them."""
+        shard, name = self.series.shard, self.series.id
+        return series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name)
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_group = struct.Struct(">HHdH").pack
+_request = struct.Struct(">HI").pack
+
+
+@lru_cache(maxsize=4096)
+def ruled(numbering: Numbering, window: Window) -> bytes:
+    """Returns a group's rules, packed."""
+    rules = (
+        window.from_ms,
+        window.until_ms,
+        window.today.isoformat(),
+        numbering.chronology == "strict",
+        formats.digits_max(numbering),
+        numbering.first,
+    )
+    return _pack(rules)
+
+
+@lru_cache(maxsize=4096)
+def rendered(numbering: Numbering, day: date, claimed: bool = False) -> bytes:  # noqa: FBT001, FBT002 -- a kind
+    """Returns a rendering as allocate.lua takes it, packed."""
+    made = formats.rendering(numbering, day)
+    digits = f"%0{numbering.padding}d" if numbering.padding else "%d"
+    code = "".join(piece.replace("%", "%%") if isinstance(piece, str) else digits for piece in made.pieces)
+    counted = [piece for piece in made.pieces if isinstance(piece, int)]
+    literal = sum(len(piece.encode()) for piece in made.pieces if isinstance(piece, str))
+    numbers = "%d" if made.fields == ("inc",) else ";".join(f"{field}=%d" for field in made.fields)
+    return _pack((made.date, made.fields, code, counted, literal, numbers, claimed))
+
+
+def packed(groups: Sequence[Group]) -> tuple[list[str], list[int], bytes, bytes]:
+    """Returns the keys of a call, the shards that it touches, and its last two arguments."""
+    keys: list[str] = []
+    shards: dict[int, int] = {}
+    rules: dict[bytes, int] = {}
+    renderings: dict[bytes, int] = {}
+    parts: list[bytes] = []
+    for group in groups:
+        keys += group.keys()
+        series = group.series
+        shard = shards.setdefault(series.shard, len(shards) + 1)
+        applying = rules.setdefault(ruled(series.numbering, group.window), len(rules) + 1)
+        parts.append(_group(shard, applying, series.version, len(group.requests)))
+        for rendering, (tag, meta, sig) in group.requests:
+            nth = renderings.setdefault(rendering, len(renderings) + 1)
+            parts.append(b"%b%b%b\0%b" % (tag, _request(nth, len(sig) + 1 + len(meta)), sig, meta))
+    keys = [key for shard in shards for key in (shard_key(shard), dirty_key(shard))] + keys
+    common = _pack((len(shards), list(map(msgspec.Raw, rules)), list(map(msgspec.Raw, renderings))))
+    return keys, list(shards), common, b"".join(parts)
