@@ -23,6 +23,7 @@ PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
     "foreign_keys = ON",
+    "temp_store = MEMORY",  # what a statement of many rows may have to take back: by default a file, written for each
     "cache_size = -32768",  # KiB: what a transaction of the worker changes, which is a page for each id
     "wal_autocheckpoint = 20000",  # pages, 80 MiB: a page that several transactions change is written to its place once
 )

@@ -41,6 +41,9 @@ SLICE_RECORDS_MAX = 2000
 SLICE_SERIES_MAX = 200
 TURN_S = 5.0
 """After this time a worker lets other shards have their turn."""
+GATHER_S = 0.1
+"""So far apart slices begin that are not full, unless another shard waits: what each costs beside its records, and its
+sync to a disk that Redis syncs to as well, is shared by more of them."""
 LOCK_S = 5.0
 """How long a dead worker keeps its shard; a live one renews the lock after every slice."""
 FINISH_S = 6.0
@@ -87,6 +90,11 @@ class _Read(msgspec.Struct, frozen=True):
     standing: Standing
     parts: list[_Part]
     settled: list[Series]
+
+    @property
+    def records(self) -> int:
+        """How many there are."""
+        return sum(len(part.records) for part in self.parts)
 
 
 class Drainer:
@@ -157,8 +165,12 @@ class Drainer:
         with ThreadPoolExecutor(1) as committer:
             committing: Future[None] | None = None
             behind: _Read | None = None
+            begun = -math.inf
             while True:
+                if behind is not None and behind.records < SLICE_RECORDS_MAX and queue(self.client).is_empty():
+                    self.stopping.wait(begun + GATHER_S - time.monotonic())
                 over = behind is not None and (time.monotonic() >= until or self.stopping.is_set())
+                begun = time.monotonic()
                 read = None if over else self._read(shard, ahead)
                 receipts = self._signing.receipts() if behind else []
                 for part, said in zip(behind.parts if behind else [], receipts, strict=True):
