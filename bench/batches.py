@@ -22,6 +22,7 @@ from scripted import ALWAYS, MARK, STANDING, TODAY, enrolled, make_series, opene
 from seriatim import scripts
 from seriatim.formats import Window
 from seriatim.groups import Group
+from seriatim.line import Line
 from seriatim.model import Series, canonical_meta
 from servers import Valkey
 
@@ -70,37 +71,28 @@ class _Server(msgspec.Struct):
     client: redis.Redis
 
 
-class _Recorder:
-    """Stands for a client, its pool and its connection, and keeps what is sent."""
+class _Recorder(Line):
+    """A line that leads nowhere and keeps what it is to send."""
 
     def __init__(self) -> None:
-        self.connection_pool = self
         self.sent: list[bytes] = []
 
-    async def get_connection(self) -> _Recorder:
-        return self
-
-    async def send_packed_command(self, command: bytes) -> None:
+    async def call(self, command: bytes) -> Any:
+        """Answers that nothing was asked for."""
         self.sent.append(command)
-
-    async def read_response(self) -> Any:
-        return [b"ok", 0, [0], []]
-
-    async def release(self, _connection: _Recorder) -> None:
-        pass
+        return [b"ok", 0, [0], [], []]
 
 
 async def _calls(series: Series) -> list[bytes]:
     """Returns the commands with which an API process asks for batches, as they go over the wire."""
-    recorder: Any = _Recorder()
+    recorder = _Recorder()
     meta = canonical_meta(META)
     for _ in range(PREPARED):
         group = Group(series, Window(*ALWAYS, TODAY))
         for _ in range(BATCH):
             group.add(None, (uuid.uuid4().bytes + MARK, meta, b""))
         await scripts.allocate(recorder, STANDING, [group], backlog_max=10**9, atomic=True)
-    sent: list[bytes] = recorder.sent
-    return sent
+    return recorder.sent
 
 
 def _pump(path: str, calls: Iterator[bytes], connections: int, seconds: float) -> float:
