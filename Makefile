@@ -27,9 +27,10 @@ check: $(VENV)/stamp ## lint, formatting, types
 	luacheck lua
 
 # Other requests each time; it says first how to try the same again.
-fuzz: $(VENV)/stamp ## random requests against what /openapi.json says; longer: make fuzz ARGS="--fuzz-seconds 3600"
+fuzz: $(VENV)/stamp ## random requests, bytes, files; longer: make fuzz ARGS="--fuzz-seconds 3600"
 	@sh .ci/packages
-	$(BIN)/python -m pytest -n 0 -v -s --timeout 0 --fuzz-seconds 300 $(ARGS) tests/http/test_schema_fuzz.py
+	$(BIN)/python -m pytest -n 0 -v -s --timeout 0 --fuzz-seconds 300 $(ARGS) \
+		tests/http/test_schema_fuzz.py tests/http/test_wire_fuzz.py tests/test_fuzz.py
 
 bench: $(VENV)/stamp ## measure beside rivals, into bench/results/; for figures to keep: make bench ARGS=--full
 	@sh .ci/packages wrk g++

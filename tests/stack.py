@@ -80,6 +80,10 @@ class Valkey:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+        self.connect()
+
+    def connect(self) -> None:
+        """Waits until it answers."""
         self.client = redis.Redis.from_url(self.url)
         until(self._answers)
 

@@ -239,7 +239,6 @@ def test_a_company_has_no_more_series_than_it_may(store: Store, config: Config, 
 # dying in the middle of a change ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("change", "step"), POINTS)
 def test_a_change_is_whole_or_not_at_all_whenever_its_process_dies(  # noqa: PLR0913, PLR0917 -- fixtures
     valkey: Valkey,

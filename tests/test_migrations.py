@@ -22,15 +22,28 @@ from seriatim.tables import metadata
 ELSEWHERE = "described"
 
 
-def test_the_migrations_equal_the_schema(store: Store) -> None:
-    # Given a store that the migrations made
-    with store.engine.connect() as connection:
-        # When Alembic compares it with the tables of the code
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        differences = compare_metadata(context, metadata)
+PLANTED = [
+    "ALTER TABLE series ADD COLUMN more TEXT",
+    "ALTER TABLE series DROP COLUMN charset",
+    "CREATE INDEX more ON entries (date)",
+    "CREATE TABLE more (id TEXT)",
+    "DROP INDEX uq_series_default",
+    "DROP INDEX uq_series_default; CREATE UNIQUE INDEX uq_series_default ON series (company, type)",
+]
+PLANTED_IN_POSTGRESQL = [
+    "ALTER TABLE entries DROP CONSTRAINT ck_entries_chain",
+    "ALTER TABLE entries DROP CONSTRAINT uq_entries_series_code",
+    "ALTER TABLE entries ALTER COLUMN receipt DROP NOT NULL",
+    "ALTER TABLE counters ALTER COLUMN value TYPE INTEGER",
+    "ALTER TABLE series ALTER COLUMN chronology SET DEFAULT 'free'",
+    "ALTER TABLE voids DROP CONSTRAINT fk_voids_series",
+]
 
+
+def test_the_migrations_equal_the_schema(store: Store) -> None:
+    # Given a store that the migrations made, when Alembic compares it with the tables of the code
     # Then nothing is left to migrate
-    assert differences == []
+    assert _left_to_migrate(store) == []
 
 
 def test_the_migrations_make_the_same_constraints_and_indexes(store: Store) -> None:
@@ -44,6 +57,22 @@ def test_the_migrations_make_the_same_constraints_and_indexes(store: Store) -> N
     assert migrated.pop("alembic_version")
     assert migrated == described
     assert described["settings"]["get_check_constraints"]
+
+
+def test_any_difference_between_migrations_and_schema_would_be_found(store: Store) -> None:
+    # Given the tables of the code
+    described = _rules_of_the_code(store)
+    for planted in PLANTED if store.sqlite else PLANTED + PLANTED_IN_POSTGRESQL:
+        with store.engine.connect().execution_options(writes=True) as connection:
+            # When a migration had made something else
+            for statement in planted.split("; "):
+                connection.execute(sa.text(statement))
+            migrated = _rules(connection, None)
+            connection.rollback()
+
+        # Then it is not the same
+        assert migrated.pop("alembic_version")
+        assert migrated != described, planted
 
 
 def test_migrating_again_changes_nothing(store: Store) -> None:
@@ -104,6 +133,12 @@ def test_series_and_keys_of_before_get_small_ids_and_their_companies(store_url: 
         assert created is not None
         assert created.ordinal == ordinal
     store.close()
+
+
+def _left_to_migrate(store: Store) -> list[Any]:
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        return list(compare_metadata(context, metadata))
 
 
 def _uuid(ending: str) -> str:

@@ -38,6 +38,17 @@ def settle_all(valkey: Valkey, store: Store) -> None:
     drain_all(make_drainer(valkey, store, make_config(valkey, "")))
 
 
+WRONG = [
+    ("appendonly", "no"),
+    ("appendfsync", "everysec"),
+    ("appendfsync", "no"),
+    ("no-appendfsync-on-rewrite", "yes"),
+    ("aof-load-truncated", "yes"),
+    *(("maxmemory-policy", f"{which}-{how}") for which in ("allkeys", "volatile") for how in ("lru", "lfu", "random")),
+    ("maxmemory-policy", "volatile-ttl"),
+]
+
+
 @pytest.fixture
 def old_copy(valkey: Valkey) -> Iterator[Path]:
     """Where a test keeps a copy of the server's files."""
@@ -295,14 +306,7 @@ def test_a_store_that_is_an_old_copy_is_refused(valkey: Valkey, directory: Path)
 def test_settings_that_could_lose_numbers_are_refused_by_name(valkey: Valkey, store: Store) -> None:
     # Given a server whose settings are right
     recovery.check_settings(valkey.client, "fsync")
-    wrong = {
-        "appendonly": "no",
-        "appendfsync": "everysec",
-        "no-appendfsync-on-rewrite": "yes",
-        "aof-load-truncated": "yes",
-        "maxmemory-policy": "allkeys-lru",
-    }
-    for name, value in wrong.items():
+    for name, value in WRONG:
         # When one is changed, then the message says what to set
         valkey.client.config_set(name, value)
         with pytest.raises(Halted, match=f"{name} {recovery.REQUIRED_SETTINGS[name]}"):
@@ -317,20 +321,25 @@ def test_settings_that_could_lose_numbers_are_refused_by_name(valkey: Valkey, st
         recovery.check_settings(valkey.client, "memory")
 
 
-def test_a_running_process_notices_a_changed_setting_and_its_correction(valkey: Valkey, store: Store) -> None:
+def test_a_running_process_notices_a_changed_setting_and_its_correction(
+    valkey: Valkey, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "WATCH_S", 0.02)
+
     async def watch() -> None:
         # Given an API process that allocates
         config = make_config(valkey, store.engine.url.render_as_string(hide_password=False))
         async with running_front(config) as front:
-            # When the server is set to everysec
-            valkey.client.config_set("appendfsync", "everysec")
+            for name, value in WRONG:
+                # When the server is set wrong
+                valkey.client.config_set(name, value)
 
-            # Then allocation stops within seconds, and goes on when it is set right
-            await asyncio.to_thread(until, lambda: front.gate.standing is None)
-            with pytest.raises(Halted, match="appendfsync always"):
-                front.gate.require()
-            valkey.client.config_set("appendfsync", "always")
-            await asyncio.to_thread(until, lambda: front.gate.standing is not None)
+                # Then allocation stops, and goes on when it is set right
+                await asyncio.to_thread(until, lambda: front.gate.standing is None)
+                with pytest.raises(Halted, match=f"{name} {recovery.REQUIRED_SETTINGS[name]}"):
+                    front.gate.require()
+                valkey.client.config_set(name, recovery.REQUIRED_SETTINGS[name])
+                await asyncio.to_thread(until, lambda: front.gate.standing is not None)
 
     asyncio.run(watch())
 

@@ -29,13 +29,7 @@ from stack import SERIATIM, Up, Valkey, list_entries, new_id, put_entry, put_ser
 
 SERIES = 3
 ENTRIES = 300
-KILLS = [
-    *(("sqlite", point) for point in POINTS),
-    *(
-        ("postgresql", point)
-        for point in ("while signing", "signing ahead", "inside the transaction", "between commit and settle")
-    ),
-]
+KILLS = [(kind, point) for kind in ("sqlite", "postgresql") for point in POINTS]
 
 
 def url_of(store: Store) -> str:

@@ -123,6 +123,7 @@ def serve(host: str, port: int, fd: int | None) -> None:
             port=port,
             loop="uvloop",
             http=cast("type[asyncio.Protocol]", front.connections(edge)),
+            ws="none",
             lifespan="on",
             log_config=None,
             log_level="warning",

@@ -27,6 +27,24 @@ PRAGMAS = (
     "cache_size = -32768",  # KiB: what a transaction of the worker changes, which is a page for each id
     "wal_autocheckpoint = 20000",  # pages, 80 MiB: a page that several transactions change is written to its place once
 )
+POSTGRESQL = {
+    "connect_timeout": "10",
+    # A server, or a client, whose machine is gone is given up, and what it has locked is free again, in some 20 s.
+    "tcp_user_timeout": "20000",
+    "keepalives_idle": "5",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "options": " ".join(
+        f"-c {setting}"
+        for setting in (
+            "statement_timeout=30000",
+            "tcp_keepalives_idle=5",
+            "tcp_keepalives_interval=5",
+            "tcp_keepalives_count=3",
+        )
+    ),
+}
+"""How connections to PostgreSQL are made, where the URL does not say otherwise."""
 INSERT_ROWS_MAX = 256
 """SQLite takes 32,766 values in a statement."""
 
@@ -46,12 +64,16 @@ class Database:
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise ConfigError("SERIATIM_STORE_URL must begin with sqlite:/// or postgresql+psycopg://.")
         self.sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = sa.create_engine(parsed, **({} if self.sqlite else {"pool_pre_ping": True}))
+        given = {name: value for name, value in POSTGRESQL.items() if name not in parsed.query}
+        more: dict[str, Any] = {} if self.sqlite else {"pool_pre_ping": True, "connect_args": given}
+        self.engine = sa.create_engine(parsed, **more)
         self.insert = sqlite_insert if self.sqlite else postgresql_insert
         self._writing = threading.Lock()
         if self.sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            sa.event.listen(self.engine, "connect", _prepare_postgresql)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -86,6 +108,17 @@ class Database:
                 self._writing.release()
         else:
             raise Unavailable("The store is busy. Repeat the request.")
+
+    def server(self) -> str:
+        """Returns what tells this database from another one at its URL, such as a standby that has taken its place."""
+        if self.sqlite:
+            try:
+                status = Path(self.engine.url.database or "").stat()
+            except OSError as error:
+                raise Unavailable("The store's file cannot be found. Put it back.") from error
+            return f"{status.st_dev}:{status.st_ino}"
+        with self.read() as connection:
+            return str(connection.scalar(sa.text("SELECT extract(epoch FROM pg_postmaster_start_time())")))
 
     def add(self, connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Adds rows, each with all columns of the table in their order, in as few statements as the database takes.
@@ -131,6 +164,8 @@ class Database:
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.write() as connection:
             config.attributes["connection"] = connection
+            if not self.sqlite:  # a large table takes its time
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             command.upgrade(config, "head")
 
 
@@ -146,6 +181,13 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    # What is settled is dropped from Redis: a commit must not be said to be there before it is on disk.
+    if connection.execute("SHOW synchronous_commit").fetchone()[0] == "off":
+        connection.execute("SET synchronous_commit = on")
+    connection.commit()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

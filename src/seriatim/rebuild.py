@@ -304,6 +304,7 @@ class Recovery:
             if number % SAY_SERIES == 0:
                 self._say(f"{number:,} of {len(recorded):,} series")
         claims.end()
+        recovery.note_compared(self._client, self._store.server())
         self._store.end_recovery(standing.epoch, run_id)
         entries = sum(series.position for series in recorded)
         return Outcome(recovered=True, saved=saved, series=len(recorded), entries=entries, doubts=[])

@@ -3,6 +3,9 @@
 The store holds epoch, generation and state. A server that the store does not know by its run id must be at the same
 epoch and generation, and must hold every record that the store lacks; then the generation is raised in both, in two
 phases, so that a copy of the data from before is known for what it is. Missing is never zero.
+
+Likewise Redis notes which database server it was last compared with: another one, such as a standby in its place, may
+lack what was settled, and Redis has dropped that.
 """
 
 from __future__ import annotations
@@ -84,18 +87,25 @@ def _meet(client: redis.Redis, store: Store) -> Standing:
     data = store.data_set()
     if data.state == "halted":
         raise Halted(data.reason or "Allocation was stopped.")
+    server = store.server()
     if data.state == "new":
         _enroll(client, data, 0, data.generation)
         store.go_live(run_id)
+        note_compared(client, server)
         return Standing(data.epoch, data.generation)
     if data.run_id == run_id:
         _check_shards(client, data)
+        if not _is_compared_with(client, server):
+            log.info("met a new database", server=server)
+            check_settled(client, store)
+            note_compared(client, server)
         return Standing(data.epoch, data.generation)
     log.info("met a new server", run_id=run_id, generation=data.generation)
     examine(client, store, data)
     store.begin_generation(data.generation)
     _enroll(client, data, data.generation, data.generation + 1)
     store.end_generation(data.generation, run_id)
+    note_compared(client, server)
     return Standing(data.epoch, data.generation + 1)
 
 
@@ -109,6 +119,7 @@ def examine(client: redis.Redis, store: Store, data: DataSet) -> None:
     """
     _check_shards(client, data, data.pending_generation)
     try:
+        check_settled(client, store)
         all_series = store.list_series()
         check_positions(client, data, all_series)
         check_claims(client, data, all_series, store.loaded_companies(data.epoch))
@@ -116,6 +127,17 @@ def examine(client: redis.Redis, store: Store, data: DataSet) -> None:
         if store.data_set() != data:  # another process has met the server, and what was read is old
             raise Stale from None
         raise
+
+
+def _is_compared_with(client: redis.Redis, server: str) -> bool:
+    with scripts.translated():
+        return client.hget(keyspace.shard_key(0), "store") == server.encode()
+
+
+def note_compared(client: redis.Redis, server: str) -> None:
+    """Notes that Redis and the store on this database server hold what they must."""
+    with scripts.translated():
+        client.hset(keyspace.shard_key(0), "store", server)
 
 
 def check_clock(client: redis.Redis) -> None:
@@ -211,6 +233,39 @@ def _behind(one: Series, replies: Sequence[Any]) -> str | None:
     if not ends or ends[0][0].place > (one.position + 1, 0) or ends[-1][-1].place != place:
         return f"records between {place_text(one.place)} and {place_text(place)} are in neither"
     return None
+
+
+def check_settled(client: redis.Redis, store: Store) -> None:
+    """Checks that the store holds what Redis was told it does, and has dropped. It may do so while both are in use.
+
+    Raises:
+        Halted: the store has lost records; names the series.
+        Unavailable: the server or the store does not answer.
+    """
+    pattern = keyspace.series_key(0, "*").replace("000", "*")
+    # Redis first: what is settled meanwhile is in the store when that is read.
+    with scripts.translated():
+        keys = list(client.scan_iter(match=pattern, count=CHECK_SERIES))
+    found: dict[str, keyspace.At] = {}
+    for start in range(0, len(keys), CHECK_SERIES):
+        some = keys[start : start + CHECK_SERIES]
+        pipeline = client.pipeline(transaction=False)
+        for key in some:
+            pipeline.hget(key, "at")
+        with scripts.translated():
+            replies = pipeline.execute()
+        named = [key.decode().rpartition(":")[2] for key in some]
+        found |= {name: keyspace.At.unpack(packed) for name, packed in zip(named, replies, strict=True) if packed}
+    held = {one.id: one.place for one in store.list_series()}
+    for name, at in found.items():
+        settled = (at.settled, 0) if at.items else (at.position, at.k)
+        lost = settled > held.get(name, (0, 0))
+        if lost or (at.position and name not in held):
+            ends = place_text(held[name]) if name in held else "nothing"
+            raise Halted(
+                f"The store has lost records of series {name}: it has had them up to {place_text(settled)}, and ends "
+                f"at {ends}. Put the store's newest data back."
+            )
 
 
 def check_claims(client: redis.Redis, data: DataSet, all_series: Sequence[Series], companies: Sequence[str]) -> None:
@@ -333,3 +388,5 @@ class Watch:
         if (data.epoch, data.generation, data.run_id) != (standing.epoch, standing.generation, run_id):
             raise Stale
         _check_shards(self._client, data)
+        if not _is_compared_with(self._client, self._store.server()):
+            raise Stale

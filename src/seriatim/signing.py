@@ -235,7 +235,7 @@ class JsonWebKeySet:
                 jwk["kid"]: (ECKey.import_key(jwk) if jwk.get("kty") == "EC" else OKPKey.import_key(jwk))
                 for jwk in keys
             }
-        except (msgspec.DecodeError, JoseError, ValueError, KeyError) as error:
+        except (JoseError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"This is not a JSON Web Key Set: {error}. Use /.well-known/jwks.json.") from error
 
     def open(self, receipt: str) -> dict[str, Any]:
@@ -253,7 +253,7 @@ class JsonWebKeySet:
             return msgspec.json.decode(
                 jws.deserialize_compact(receipt, key, list(ALGORITHMS)).payload, type=dict[str, Any]
             )
-        except (JoseError, msgspec.DecodeError, ValueError) as error:
+        except (JoseError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadSignature(str(error)) from error
 
 

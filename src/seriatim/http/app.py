@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
@@ -121,6 +122,8 @@ class Front:
             self.store, Tokens(config), rate=config.key_rate_max, in_flight=config.key_in_flight_max
         )
         self._tasks: set[asyncio.Future[Any]] = set()
+        # Threads of their own: a database that hangs keeps those of the requests that need it.
+        self._checking = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
     @asynccontextmanager
     async def running(self, _app: Starlette) -> AsyncIterator[None]:
@@ -159,8 +162,8 @@ class Front:
     async def readyz(self, _request: Request) -> Response:
         """Says whether numbers can be issued, and if not, why."""
         (backlog, redis_says), (_, store_says) = await asyncio.gather(
-            _asked(asyncio.to_thread(scripts.backlog, self.blocking, self._shards)),
-            _asked(asyncio.to_thread(self.store.data_set)),
+            _asked(self._checking[0], scripts.backlog, self.blocking, self._shards),
+            _asked(self._checking[1], self.store.data_set),
         )
         refusal = None if self.gate.standing else self.gate.refusal
         ready = refusal is None and redis_says == "ok"
@@ -219,10 +222,11 @@ class Front:
         return partial(Connection, HotPath(edge, self.authenticator, self.ledger, self.config.body_bytes_max))
 
 
-async def _asked(check: Awaitable[T]) -> tuple[T | None, str]:
+async def _asked(thread: Executor, check: Callable[..., T], *arguments: Any) -> tuple[T | None, str]:
     """Returns what a part of the service answers, and "ok"; or nothing, and why."""
+    asking = asyncio.get_running_loop().run_in_executor(thread, check, *arguments)
     try:
-        return await asyncio.wait_for(check, READY_TIMEOUT_S), "ok"
+        return await asyncio.wait_for(asking, READY_TIMEOUT_S), "ok"
     except Unavailable as error:
         return None, error.message
     except TimeoutError:

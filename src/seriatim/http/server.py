@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from seriatim.errors import SeriatimError
@@ -14,6 +15,7 @@ from seriatim.http.hot import HotPath, HotRequest
 from seriatim.ledger import Outcome
 
 HEAD_BYTES_MAX = 64 * 1024
+FRAMING = {b"content-length", b"transfer-encoding"}
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -52,6 +54,11 @@ class Connection(HttpToolsProtocol):
 
     _in_message = False
     _in_head = False
+    _in_middle = False
+    _offered = False
+    _broken = False
+    _whole: HotCycle | RequestResponseCycle | None = None
+    """The last request that has arrived as a whole."""
     _head_bytes = 0
     _answered_s = 0.0
     _stamped: tuple[Any, bytes] = (None, b"")
@@ -65,6 +72,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes what has arrived; of a head only what came after its first piece is counted, which is short."""
+        if self._broken:
+            return
         whole = None if self._in_message else self._heads.whole(data)
         if whole is None:
             self._parse(data)
@@ -80,10 +89,49 @@ class Connection(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = self._feed(data)
+        except httptools.HttpParserError:
+            if not self._ends_first():
+                self.send_400_response("Invalid HTTP request received.")
+        if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing() and not self._ends_first():
             self.transport.write(TOO_LONG)
             self.transport.close()
+
+    def _feed(self, data: bytes) -> bytes:
+        """Parses bytes; returns those behind the head of a request that offers another protocol, which we do not take.
+
+        The parser takes whatever follows for that protocol, be it the body. So another one begins with the body.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            url, headers = self.url, self.headers
+            framing = [b"%b: %b\r\n" % header for header in headers if header[0] in FRAMING]
+            self.parser = httptools.HttpRequestParser(self)
+            self._offered = False
+            self._in_middle = True
+            self.parser.feed_data(b"PUT / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+            self._in_middle = False
+            self.url, self.headers = url, headers
+            return data[offer.args[0] :]
+        return b""
+
+    def _ends_first(self) -> bool:
+        """Whether a request is to be answered before what is wrong behind it, which then only ends the connection.
+
+        Who sends nonsense behind a request must not take the answer to that for one to the request.
+        """
+        whole: Any = self._whole
+        if whole is None or whole.response_complete:
+            return False
+        if self.pipeline and self.pipeline[0][0] is not whole:  # the one that goes wrong
+            self.pipeline.popleft()
+        whole.keep_alive = False
+        self._broken = True
+        return True
 
     def _take(self, whole: Whole, head: Head) -> bool:
         """Works on a request that was not parsed, unless it must be."""
@@ -94,6 +142,7 @@ class Connection(HttpToolsProtocol):
             return False
         hot.body = whole.body
         hot.more_body = False
+        self._whole = hot
         self._submit(hot)
         return True
 
@@ -112,6 +161,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins. What a scope costs, only those pay who need one."""
+        if self._in_middle:
+            self.headers = []
+            return
         self._in_message = True
         self._in_head = True
         self._head_bytes = 0
@@ -121,6 +173,9 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head has ended."""
+        if self._in_middle:
+            return
+        self._offered = self.parser.should_upgrade()
         self._in_head = False
         self._head_bytes = 0
         if self._idle() and self.parser.get_method() == b"PUT" and self.parser.get_http_version() == "1.1":
@@ -131,10 +186,13 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """A request is there as a whole."""
+        """A request is there as a whole, unless it offers another protocol, see `_feed`."""
+        if self._offered:
+            return
         self._in_message = False
         super().on_message_complete()
         cycle: Any = self.cycle
+        self._whole = cycle
         if type(cycle) is HotCycle:
             self._submit(cycle)
 
@@ -220,6 +278,8 @@ class Connection(HttpToolsProtocol):
         cycle.message_event.set()
         if cast("Any", self.cycle) is hot:
             self.cycle = cycle
+        if self._whole is hot:
+            self._whole = cycle
         self._start_asgi_task(cycle, app)
 
     def _scope(self, headers: Headers) -> Any:

@@ -1,0 +1,126 @@
+"""No answer leaves the embedded server before its number is on disk: seen from outside, in its system calls."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from core import SHARDS, make_config, make_series, running_front
+from seriatim.embedded import server_arguments
+from seriatim.ledger import Wanted
+from seriatim.store import Store
+from stack import Valkey, new_id
+
+CALL = re.compile(rb"(\w+)\((\d+)<([^>]*)>(.*)\) += (-?\d+)$", re.DOTALL)
+QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+LOG = b".incr.aof"
+
+
+class Traced(Valkey):
+    """A Valkey whose system calls are written down."""
+
+    def start(self) -> None:
+        self.trace = self.directory.path / "trace"
+        calls = "trace=write,writev,pwrite64,sendto,sendmsg,fsync,fdatasync"
+        tracing = ["strace", "-o", str(self.trace), "-x", "-y", "-s", "1048576", "-e", calls]
+        self.process = subprocess.Popen([*tracing, *server_arguments(self.directory), *self.more])
+        self.connect()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.client.shutdown(nosave=True)
+        self.process.wait(20)
+
+
+def data_of(arguments: bytes) -> bytes:
+    """What a call writes. strace gives text as it is, and anything else in hexadecimal digits."""
+    parts = QUOTED.findall(arguments)
+    return b"".join(bytes.fromhex(part.replace(rb"\x", b"").decode()) if b"\\x" in part else part for part in parts)
+
+
+def steps(trace: Path, ids: list[bytes]) -> dict[bytes, list[str]]:
+    """What happened to the entry of each id, in order: `logged`, `synced`, `answered`."""
+    seen: dict[bytes, list[str]] = {one: [] for one in ids}
+    logged: set[bytes] = set()
+    before: dict[bytes, bytes] = {}
+    for line in trace.read_bytes().splitlines():
+        call = CALL.match(line)
+        if call is None:
+            continue
+        name, descriptor, file, arguments, result = call.groups()
+        if name in (b"fsync", b"fdatasync"):
+            if file.endswith(LOG) and result == b"0":
+                for one in logged:
+                    seen[one].append("synced")
+                logged.clear()
+            continue
+        # An id may be divided between two calls.
+        data = before.get(descriptor, b"") + data_of(arguments)
+        before[descriptor] = data[-15:]
+        step = "logged" if file.endswith(LOG) else "answered" if file.startswith(b"socket:") else None
+        for one in ids if step else []:
+            if one in data and step and step not in seen[one]:
+                seen[one].append(step)
+                if step == "logged":
+                    logged.add(one)
+    return seen
+
+
+async def issue(config_of: Valkey, store: Store, ack: str) -> list[bytes]:
+    """Issues entries from many callers at once, one after the other, and in batches; their ids as they are sent."""
+    ids = [new_id() for _ in range(360)]
+    config = msgspec.structs.replace(
+        make_config(config_of, store.engine.url.render_as_string(hide_password=False)), ack=ack
+    )
+    company = store.create_company(new_id(), "test").id
+    async with running_front(config) as front:
+        series = [await make_series(front, company) for _ in range(3)]
+        many = [front.ledger.put_entry(company, series[at % 3], Wanted(one)) for at, one in enumerate(ids[:300])]
+        await asyncio.gather(*many)
+        for one in ids[300:320]:
+            await front.ledger.put_entry(company, series[0], Wanted(one))
+        for start in (320, 340):
+            await front.ledger.put_batch(company, series[1], [Wanted(one) for one in ids[start : start + 20]])
+    return [uuid.UUID(one).bytes for one in ids]
+
+
+@pytest.fixture
+def store(directory: Path) -> Iterator[Store]:
+    made = Store(f"sqlite:///{directory / 'store.db'}")
+    made.migrate()
+    made.prepare(SHARDS)
+    yield made
+    made.close()
+
+
+def test_every_answer_leaves_after_its_number_is_on_disk(directory: Path, store: Store) -> None:
+    # Given the embedded server, under load
+    server = Traced(directory)
+    try:
+        ids = asyncio.run(issue(server, store, "fsync"))
+    finally:
+        server.stop()
+
+    # When each number is followed through the server, then it is written, synced, and only then answered
+    found = steps(server.trace, ids)
+    assert [one for one in found.values() if one != ["logged", "synced", "answered"]] == []
+
+
+def test_a_server_that_syncs_each_second_is_found_out_in_the_same_way(directory: Path, store: Store) -> None:
+    # Given a server like the embedded one, but for its syncing
+    server = Traced(directory, "--appendfsync", "everysec")
+    try:
+        ids = asyncio.run(issue(server, store, "memory"))
+    finally:
+        server.stop()
+
+    # When each number is followed, then all were answered before they were on disk
+    found = steps(server.trace, ids)
+    assert all("answered" in one and one[: one.index("answered")] == ["logged"] for one in found.values())
