@@ -1,4 +1,4 @@
-"""Torture: real stacks under load lose processes, connections, disks and data, and must neither lose nor repeat a number.
+"""Torture: real stacks under load lose processes, wires, disks and data, and must not lose or repeat a number.
 
 link       a wire between two processes, which can be cut, slowed, silenced
 services   what is tortured: `seriatim up`, or its processes apart with PostgreSQL behind links

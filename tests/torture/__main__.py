@@ -14,7 +14,7 @@ from torture.services import STACKS
 def main() -> None:
     """Reads the flags, and ends with 1 when anything was found."""
     parser = argparse.ArgumentParser(prog="torture", description=__doc__, formatter_class=_Defaults)
-    parser.add_argument("--stack", choices=[*STACKS, "both"], default="both", help="what to torture")
+    parser.add_argument("--stack", choices=[*STACKS, "all"], default="all", help="what to torture")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="draws all faults")
     parser.add_argument("--storms", type=int, default=1, help="rounds of faults that pass by themselves")
     parser.add_argument("--faults", type=int, default=60, help="how many in a storm")
@@ -24,7 +24,7 @@ def main() -> None:
     given = parser.parse_args()
     sys.stdout.write(f"again: make torture ARGS='{_again(given)}'\n")
     journal = Journal()
-    for stack in STACKS if given.stack == "both" else [given.stack]:
+    for stack in STACKS if given.stack == "all" else [given.stack]:
         journal.say(f"{stack}, seed {given.seed}")
         run(Plan(**{**vars(given), "stack": stack}), journal)
     sys.stdout.write(f"{journal.summary()}\n")

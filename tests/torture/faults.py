@@ -45,8 +45,8 @@ def killed(role: str) -> Injure:
     def injure(services: Services, rng: Random) -> str | None:
         pids = services.pids(role)
         if role == "database":  # the first one, without which the others end
-            pids = pids[:1] if rng.random() < 0.5 else pids[-1:]  # noqa: PLR2004
-        elif rng.random() < 0.7 and len(pids) > 1:  # noqa: PLR2004
+            pids = pids[:1] if rng.random() < 0.5 else pids[-1:]
+        elif rng.random() < 0.7 and len(pids) > 1:
             pids = [rng.choice(pids)]
         for pid in pids:
             services.signal(pid, signal.SIGKILL)
@@ -83,7 +83,8 @@ def weather(link: str, kind: Weather, longest_s: float) -> Injure:
 def log_disk_full(services: Services, rng: Random) -> str | None:
     """Redis can write a little more, then no more: a record may be cut in the middle."""
     seconds, room = rng.uniform(0.3, 2.0), rng.randrange(3000)
-    services.limit_files("redis", lambda: services.log_bytes() + room, seconds)
+    with services.writing:
+        services.limit_files("redis", lambda: services.log_bytes() + room, seconds)
     return f"{room} bytes of room, {seconds:.1f} s"
 
 
@@ -97,11 +98,11 @@ def store_disk_full(services: Services, rng: Random) -> str | None:
 def store_locked(services: Services, rng: Random) -> str | None:
     """Somebody else has the store locked."""
     seconds = rng.uniform(0.5, 3.0)
-    with closing(sqlite3.connect(services.directory.path / "store.db", timeout=5, isolation_level=None)) as store:
-        with suppress(sqlite3.OperationalError):
-            store.execute("BEGIN IMMEDIATE")
-            time.sleep(seconds)
-            store.execute("ROLLBACK")
+    store = sqlite3.connect(services.directory.path / "store.db", timeout=5, isolation_level=None)
+    with closing(store), suppress(sqlite3.OperationalError):
+        store.execute("BEGIN IMMEDIATE")
+        time.sleep(seconds)
+        store.execute("ROLLBACK")
     return f"{seconds:.1f} s"
 
 
@@ -116,7 +117,7 @@ def log_rewritten(services: Services, rng: Random) -> str | None:
     """Redis rewrites its log, and perhaps dies meanwhile."""
     with suppress(redis.exceptions.RedisError), services.redis() as client:
         client.bgrewriteaof()
-    dies = rng.random() < 0.5  # noqa: PLR2004
+    dies = rng.random() < 0.5
     if dies:
         time.sleep(rng.uniform(0, 0.1))
         for pid in services.pids("redis"):
@@ -149,10 +150,9 @@ def wake_ups_lost(services: Services, _: Random) -> str | None:
 def settings_changed(services: Services, rng: Random) -> str | None:
     """Somebody sets Redis to lose numbers, and sets it right again."""
     seconds = rng.uniform(0.1, 2.5)
-    with suppress(redis.exceptions.RedisError), services.redis() as client:
+    with services.writing, suppress(redis.exceptions.RedisError), services.redis() as client:
         client.config_set("appendfsync", "everysec")
         time.sleep(seconds)
-    with suppress(redis.exceptions.RedisError), services.redis() as client:
         client.config_set("appendfsync", "always")
     return f"{seconds:.1f} s"
 
@@ -208,5 +208,3 @@ def draw(services: Services, rng: Random, count: int) -> list[Fault]:
         rng.shuffle(bag)
         drawn += bag
     return drawn[:count]
-
-

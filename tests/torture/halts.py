@@ -24,7 +24,7 @@ from seriatim import keyspace
 from seriatim.model import shard_of
 from stack import entry_path, new_id, until
 from torture.journal import Journal
-from torture.services import SHARDS, NotReady, Services
+from torture.services import SHARDS, NotReadyError, Services
 
 SETTLE_S = 60.0
 AGO_S = 1.5
@@ -161,7 +161,7 @@ def recover(services: Services, rng: Random, lost: dict[str, int] | None, journa
     """Sees that allocation stands still, and recovers it; `lost` has the last numbers that must not come again."""
     reason = stands_still(services, journal)
     journal.say(f"halted: {reason}")
-    if "disk" != (found := services.command("doctor")[1])["findings"][0]["kind"] and found["healthy"]:
+    if (found := services.command("doctor")[1])["findings"][0]["kind"] != "disk" and found["healthy"]:
         journal.find("the doctor finds nothing while allocation is halted")
     code, outcome = services.command("recover")
     if code == 1:
@@ -174,7 +174,7 @@ def recover(services: Services, rng: Random, lost: dict[str, int] | None, journa
 
 def decision(doubts: list[dict[str, Any]], rng: Random, lost: dict[str, int] | None) -> list[str]:
     """Returns what somebody decides: where numbers are lost, that none comes again."""
-    if lost is None and rng.random() < 0.5:  # noqa: PLR2004
+    if lost is None and rng.random() < 0.5:
         return ["--accept-loss"]
     flags = []
     for doubt in doubts:
@@ -194,7 +194,7 @@ def stands_still(services: Services, journal: Journal) -> str:
     try:
         found = until(reason, 60)
     except AssertionError:
-        raise NotReady(f"damage does not halt allocation: {services.readiness()}") from None
+        raise NotReadyError(f"damage does not halt allocation: {services.readiness()}") from None
     headers = {"Authorization": f"Bearer {services.key}"}
     with httpx.Client(base_url=services.url, headers=headers, timeout=15) as client:
         series = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", client.get("/sequence/v1/series").text)
@@ -203,5 +203,3 @@ def stands_still(services: Services, journal: Journal) -> str:
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 journal.find(f"a number is issued while allocation is halted: {answer.text}")
     return found
-
-

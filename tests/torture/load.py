@@ -1,4 +1,4 @@
-"""`seriatim load` beside the torture: a process of its own, whose books of what was acknowledged know nothing of faults."""
+"""`seriatim load` beside the torture: a process of its own, whose books of what was answered know of no fault."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from stack import SERIATIM
 from torture import faults, halts
 from torture.journal import Journal
 from torture.load import MIX, MIX_OF_NEW, Load
-from torture.services import STACKS, NotReady, Services
+from torture.services import STACKS, NotReadyError, Services
 
 GAP_S = (0.2, 1.2)
 """Between the beginnings of two faults, which may overlap."""
@@ -39,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True):
         halts: how many of those that must be recovered, while all is settled; each kind in its turn.
         losses: how many while records wait.
         rate: requests a second.
+        patience_s: how long services may take to be ready after what was done to them.
     """
 
     stack: str
@@ -48,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True):
     halts: int = len(halts.HALTS)
     losses: int = 3
     rate: float = 150.0
+    patience_s: float = 90.0
 
 
 def run(plan: Plan, journal: Journal, program: Sequence[str] = SERIATIM) -> None:
@@ -67,7 +69,7 @@ def run(plan: Plan, journal: Journal, program: Sequence[str] = SERIATIM) -> None
                 with loaded(services, plan, journal, MIX_OF_NEW if lossy else MIX, lossy=lossy):
                     for halt in chosen:
                         halts.play(services, Random(rng.random()), halt, journal, lossy=lossy)
-    except NotReady as error:
+    except NotReadyError as error:
         journal.find(str(error))
     finally:
         services.close()
@@ -78,15 +80,13 @@ def run(plan: Plan, journal: Journal, program: Sequence[str] = SERIATIM) -> None
 
 
 @contextmanager
-def loaded(
-    services: Services, plan: Plan, journal: Journal, mix: str, *, lossy: bool = False
-) -> Iterator[None]:
+def loaded(services: Services, plan: Plan, journal: Journal, mix: str, *, lossy: bool = False) -> Iterator[None]:
     """A load beside what is done here, and its audit."""
     load = Load(services, plan.rate, mix, services.directory.path)
     try:
         yield
-        services.ready()
         time.sleep(CALM_S)
+        services.ready(plan.patience_s)
         audited = load.end()
     finally:
         load.kill()
@@ -128,9 +128,7 @@ def storm(services: Services, rng: Random, count: int, journal: Journal) -> None
     services.clock.step(0)
 
 
-def _injure(
-    services: Services, fault: faults.Fault, seed: float, journal: Journal, done: Callable[[], None]
-) -> None:
+def _injure(services: Services, fault: faults.Fault, seed: float, journal: Journal, done: Callable[[], None]) -> None:
     try:
         journal.fault(fault.kind, fault.injure(services, Random(seed)) or "")
     except Exception as error:  # noqa: BLE001 -- a torture that breaks has not shown anything

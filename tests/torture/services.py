@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,15 @@ class Services(ABC):
         self.environment = self.clock.environment
         self.links: dict[str, Link] = {}
         self.key = ""
+        self.writing = threading.Lock()
+        """Held by who changes how Redis writes its log: with everysec it goes on beside a full disk, and spoils it."""
         self._seen: set[int] = set()
         self._tending = threading.RLock()
         self._over = threading.Event()
         self._tender = threading.Thread(target=self._tend_for_ever, daemon=True)
 
     has: set[str]
-    """What faults may need: roles of processes, `store file`, `link NAME`."""
+    """What faults may need: roles of processes, `store file`, `redis link`."""
 
     @property
     def sqlite(self) -> bool:
@@ -157,19 +159,24 @@ class Services(ABC):
     def limit_files(self, role: str, size: Callable[[], int], seconds: float) -> None:
         """Lets the processes of a role write no file beyond a size for a while, as on a full disk.
 
-        This needs no rights, and the file system of no machine is filled.
+        This needs no rights, and fills nobody's disk.
         """
-        until_s = time.monotonic() + seconds
+        end = time.monotonic() + seconds
         limited: set[int] = set()
-        while time.monotonic() < until_s:
+        while time.monotonic() < end:
             for pid in set(self.pids(role)) - limited:
-                with suppress(ProcessLookupError, OSError):
-                    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size(), resource.RLIM_INFINITY))
-                    limited.add(pid)
+                self._limit(pid, f"{size()}:")
+                limited.add(pid)
             time.sleep(0.02)
         for pid in limited | set(self.pids(role)):
-            with suppress(ProcessLookupError):
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            self._limit(pid, "unlimited:")
+
+    @staticmethod
+    def _limit(pid: int, soft: str) -> None:
+        with suppress(OSError):  # it has ended
+            owner = Path(f"/proc/{pid}").stat().st_uid
+            user = owner if owner != os.getuid() else None
+            subprocess.run(["prlimit", f"--pid={pid}", f"--fsize={soft}"], user=user, check=False, capture_output=True)
 
     # Redis --------------------------------------------------------------------------------------------------------
 
@@ -237,14 +244,14 @@ class Services(ABC):
         try:
             until(often, within_s)
         except AssertionError:
-            raise NotReady(f"{self.readiness()}") from None
+            raise NotReadyError(f"{self.readiness()}") from None
 
     def halted(self, within_s: float = 30.0) -> str:
         """Waits until allocation is halted, and returns the reason."""
         try:
             return str(until(lambda: self.readiness().get("halted"), within_s))
         except AssertionError:
-            raise NotReady(f"not halted: {self.readiness()}") from None
+            raise NotReadyError(f"not halted: {self.readiness()}") from None
 
     def command(self, *arguments: str) -> tuple[int, Any]:
         """Runs a `seriatim` command with --json; its exit code, and what it prints."""
@@ -266,7 +273,7 @@ class Services(ABC):
         return ""
 
 
-class NotReady(Exception):
+class NotReadyError(Exception):
     """The services are not as they should be by now."""
 
 
@@ -305,10 +312,9 @@ def _runs(process: subprocess.Popen[bytes] | None) -> bool:
 class Embedded(Services):
     """`seriatim up`."""
 
-    has = {"api", "worker", "redis", "supervisor", "store file"}
-
     def __init__(self, path: Path, program: Sequence[str] = SERIATIM) -> None:
         super().__init__(path, program)
+        self.has = {"api", "worker", "redis", "supervisor", "store file"}
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._printed = path / "up.out"
@@ -405,7 +411,8 @@ def free_port() -> int:
         return port
 
 
-STACKS: dict[str, Callable[[Path], Services]] = {
+STACKS: dict[str, Callable[[Path, Sequence[str]], Services]] = {
     "embedded": Embedded,
     "postgresql": Apart,
+    "sqlite": partial(Apart, database="sqlite"),
 }
