@@ -153,7 +153,8 @@ def last_numbers(services: Services) -> dict[str, int]:
         found = {}
         for name in client.scan_iter("{s*}:series:*", count=10_000):
             series = name.decode().rpartition(":")[2]
-            found[series] = int(client.hget(keyspace.series_key(shard_of(series, SHARDS), series), "num") or 0)
+            at = cast("bytes | None", client.hget(name, "at"))
+            found[series] = keyspace.At.unpack(at).number if at else 0
     return found
 
 

@@ -13,15 +13,12 @@ from seriatim.cli import main
 from seriatim.scripts import Script
 
 PLANTS = {
-    "forgets ids": ("elseif value then", "elseif value and string.byte(id) % 3 > 0 then"),
+    "forgets ids": ("  if value then\n", "  if value and string.byte(id) % 3 > 0 then\n"),
     "repeats numbers": (
-        "table.insert(changes, text(value))",
-        "table.insert(changes, text(value - (state.position % 50 == 0 and 1 or 0)))",
+        "    changes[#changes + 1] = text(value)\n",
+        "    changes[#changes + 1] = text(value - (state.position % 50 == 0 and 1 or 0))\n",
     ),
-    "forgets records": (
-        "state.items + append(state)",
-        "state.items + (state.position % 50 == 0 and 1 or append(state))",
-    ),
+    "forgets records": ("  append(state, runs)\n", "  if state.position % 50 > 0 then append(state, runs) end\n"),
 }
 """What allocate.lua says, and what it says here."""
 
