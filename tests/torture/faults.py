@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 import redis
 
+from stack import until
 from torture.link import Weather
 from torture.services import Services
 
@@ -40,10 +41,10 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 def killed(role: str) -> Injure:
-    """One process dies, or all of its role; or the machine kills it while it is stopped."""
+    """One process dies, or all of its role."""
 
     def injure(services: Services, rng: Random) -> str | None:
-        pids = services.pids(role)
+        pids = until(lambda: services.pids(role))
         if role == "database":  # the first one, without which the others end
             pids = pids[:1] if rng.random() < 0.5 else pids[-1:]
         elif rng.random() < 0.7 and len(pids) > 1:
@@ -128,7 +129,7 @@ def log_rewritten(services: Services, rng: Random) -> str | None:
 def connections_ended(services: Services, _: Random) -> str | None:
     """Redis ends all connections."""
     with suppress(redis.exceptions.RedisError), services.redis() as client:
-        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        client.client_kill_filter(_type="normal", skipme=True)
     return None
 
 

@@ -37,8 +37,8 @@ class Scene(msgspec.Struct, frozen=True):
     services: Services
     rng: Random
     copy: Path
-    mark: int
-    """The size of Redis' log when the copy was made."""
+    log_bytes: tuple[int, int]
+    """The size of Redis' log when the copy was made, and a while later, when the store was further, too."""
     busy: list[str]
     """Series that were asked for a number since."""
 
@@ -88,11 +88,12 @@ def old_copy(scene: Scene) -> None:
 
 
 def cut_short(scene: Scene) -> None:
-    """The log loses its end, somewhere behind the copy, most likely in the middle of a record."""
+    """The log loses its end, most likely from the middle of a record on, and some that the store has."""
     with scene.services.redis_down():
         log = scene.services.directory.redis_log
         assert log
-        os.truncate(log, scene.rng.randint(scene.mark + 1, max(scene.mark + 1, log.stat().st_size - 1)))
+        first, last = scene.log_bytes
+        os.truncate(log, scene.rng.randint(first, (first + last) // 2))
         _repair(scene.services)
 
 
@@ -130,17 +131,21 @@ def play(services: Services, rng: Random, halt: Halt, journal: Journal, *, lossy
     """Halts allocation by damage, and recovers it as the documents say, beside the load."""
     copy = services.directory.path / "copy"
     services.copy_redis(copy)
-    mark, before = services.log_bytes(), last_numbers(services)
+    begun, before = services.log_bytes(), last_numbers(services)
+    time.sleep(AGO_S)
+    log_bytes = begun, services.log_bytes()
     with ExitStack() as held:
         if lossy:
             held.enter_context(services.stopped("worker"))
-        time.sleep(AGO_S)
+            time.sleep(AGO_S)
         with services.stopped("api"):
             if not lossy:
-                until(lambda: services.backlog() == 0, SETTLE_S)
+                until(services.settled, SETTLE_S)
             last, waiting = last_numbers(services), services.backlog()
+            if not lossy and waiting:
+                journal.find(f"the backlog is {waiting}, and every outbox is empty")
             busy = sorted(series for series, number in last.items() if number != before.get(series))
-            halt.damage(Scene(services, rng, copy, mark, busy))
+            halt.damage(Scene(services, rng, copy, log_bytes, busy))
             journal.fault(halt.kind, f"with {waiting} records waiting" if lossy else "all settled")
         recover(services, rng, last if lossy else None, journal)
     services.ready()

@@ -191,6 +191,11 @@ class Services(ABC):
         with self.redis() as client:
             return scripts.backlog(client, SHARDS)
 
+    def settled(self) -> bool:
+        """Whether none does: every outbox is empty."""
+        with self.redis() as client:
+            return not any(True for _ in client.scan_iter("{s*}:outbox:*", count=10_000))
+
     @contextmanager
     def redis_down(self) -> Iterator[None]:
         """Redis is killed, and its files may be changed."""
@@ -318,6 +323,7 @@ class Embedded(Services):
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._printed = path / "up.out"
+        self._printed_before = 0
         self.links["http"] = Link([self._port])
 
     def tend(self) -> None:
@@ -325,6 +331,7 @@ class Embedded(Services):
         if not _runs(self._process):
             counts = ["--workers", str(WORKERS), "--api-processes", str(API_PROCESSES)]
             arguments = [*self.program, "up", "--json", "--port", str(self._port), *counts, *self.where()]
+            self._printed_before = self._printed.stat().st_size if self._printed.exists() else 0
             self._process = _start(arguments, self.environment, self._printed)
 
     def roots(self) -> list[int]:
@@ -338,8 +345,8 @@ class Embedded(Services):
 
     def printed_halt(self) -> str:
         """What it said last: while Redis does not start, the API knows no reason."""
-        last = json.loads(self._printed.read_text().splitlines()[-1])
-        return str(last.get("halted", ""))
+        lines = self._printed.read_bytes()[self._printed_before :].splitlines()
+        return str(json.loads(lines[-1]).get("halted", "")) if lines else ""
 
     def where(self) -> list[str]:
         """Its data directory."""
