@@ -27,6 +27,14 @@ PRAGMAS = (
     "cache_size = -32768",  # KiB: what a transaction of the worker changes, which is a page for each id
     "wal_autocheckpoint = 20000",  # pages, 80 MiB: a page that several transactions change is written to its place once
 )
+PATIENCE = {
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
+"""When a connection whose other end has vanished is given up; the system takes hours. A URL may say otherwise."""
 INSERT_ROWS_MAX = 256
 """SQLite takes 32,766 values in a statement."""
 
@@ -46,7 +54,9 @@ class Database:
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise ConfigError("SERIATIM_STORE_URL must begin with sqlite:/// or postgresql+psycopg://.")
         self.sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = sa.create_engine(parsed, **({} if self.sqlite else {"pool_pre_ping": True}))
+        patience = {name: value for name, value in PATIENCE.items() if name not in parsed.query}
+        more: dict[str, Any] = {} if self.sqlite else {"pool_pre_ping": True, "connect_args": patience}
+        self.engine = sa.create_engine(parsed, **more)
         self.insert = sqlite_insert if self.sqlite else postgresql_insert
         self._writing = threading.Lock()
         if self.sqlite:
