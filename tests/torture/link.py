@@ -35,7 +35,7 @@ class Link:
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def turn(self, weather: Weather) -> None:
-        """Changes the weather. What a silent or deaf wire has swallowed stays lost: its connections never go on."""
+        """Changes the weather. Connections of which a silent or deaf wire has swallowed something end with it."""
         self._loop.call_soon_threadsafe(self._turn, weather)
 
     def close(self) -> None:
@@ -55,9 +55,8 @@ class Link:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(5)
 
     def _turn(self, weather: Weather) -> None:
-        if weather == "cut":
-            for writer in self._writers:
-                writer.transport.abort()
+        for writer in self._writers if weather == "cut" else self._lost:
+            writer.transport.abort()
         self.weather = weather
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,14 +6,11 @@ import json
 import signal
 import subprocess
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from stack import SERIATIM, until
 from torture.services import Services
 
-DEADLINE_S = 240
-"""How long a request is repeated: longer than any fault lasts, so that every one is answered in the end."""
 END_S = 180.0
 MIX = "new=80,replay=12,batch=4,list=4"
 MIX_OF_NEW = "new=95,batch=5"
@@ -25,15 +22,15 @@ class Load:
     Args:
         services: what is loaded.
         rate: requests a second.
+        deadline_s: for how long one is repeated.
         mix: kinds of requests; replays of numbers that are lost would be new ones.
-        out: where it writes what it says.
     """
 
-    def __init__(self, services: Services, rate: float, mix: str, out: Path) -> None:
+    def __init__(self, services: Services, rate: float, deadline_s: float, mix: str) -> None:
         shape = ["--series-count", "6", "--zipf", "0.7", "--connections", "24", "--batch-size", "25", "--mix", mix]
-        times = ["--rate", str(rate), "--duration", "3600", "--deadline", str(DEADLINE_S), "--settle", "90"]
+        times = ["--rate", str(rate), "--duration", "3600", "--deadline", str(deadline_s), "--settle", "90"]
         command = [*SERIATIM, "load", services.url, "--key", services.key, *shape, *times, "--json"]
-        self._said = out / "load.err"
+        self._said = services.directory.path / "load.err"
         with self._said.open("wb") as err:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, start_new_session=True)
         try:

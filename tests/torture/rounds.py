@@ -39,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True):
         halts: how many of those that must be recovered, while all is settled; each kind in its turn.
         losses: how many while records wait.
         rate: requests a second.
+        deadline_s: for how long a request is repeated; longer than any fault, so that every one is answered in the end.
         patience_s: how long services may take to be ready after what was done to them.
     """
 
@@ -49,6 +50,7 @@ class Plan(msgspec.Struct, frozen=True):
     halts: int = len(halts.HALTS)
     losses: int = 3
     rate: float = 150.0
+    deadline_s: float = 240.0
     patience_s: float = 90.0
 
 
@@ -82,7 +84,7 @@ def run(plan: Plan, journal: Journal, program: Sequence[str] = SERIATIM) -> None
 @contextmanager
 def loaded(services: Services, plan: Plan, journal: Journal, mix: str, *, lossy: bool = False) -> Iterator[None]:
     """A load beside what is done here, and its audit."""
-    load = Load(services, plan.rate, mix, services.directory.path)
+    load = Load(services, plan.rate, plan.deadline_s, mix)
     try:
         yield
         time.sleep(CALM_S)
