@@ -168,8 +168,9 @@ class Services(ABC):
                 self._limit(pid, f"{size()}:")
                 limited.add(pid)
             time.sleep(0.02)
-        for pid in limited | set(self.pids(role)):
-            self._limit(pid, "unlimited:")
+        for _ in range(2):  # again, for what a process has started that was still limited
+            for pid in self.pids(role):
+                self._limit(pid, "unlimited:")
 
     @staticmethod
     def _limit(pid: int, soft: str) -> None:
