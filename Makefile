@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fuzz bench lock clean
+.PHONY: help run test check fuzz torture mutants bench lock clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 12
@@ -31,6 +31,15 @@ fuzz: $(VENV)/stamp ## random requests, bytes, files; longer: make fuzz ARGS="--
 	@sh .ci/packages
 	$(BIN)/python -m pytest -n 0 -v -s --timeout 0 --fuzz-seconds 300 $(ARGS) \
 		tests/http/test_schema_fuzz.py tests/http/test_wire_fuzz.py tests/test_fuzz.py
+
+# Other faults each time, some minutes for each stack; it says first how to draw the same ones again.
+torture: $(VENV)/stamp ## hurt running stacks and audit what they answered; longer: make torture ARGS="--faults 300"
+	@sh .ci/packages
+	PYTHONPATH=tests:bench $(BIN)/python -m torture $(ARGS)
+
+mutants: $(VENV)/stamp ## plant deliberate bugs in copies of the tree: do the tests find them? some: make mutants ARGS=epoch
+	@sh .ci/packages
+	PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
 
 bench: $(VENV)/stamp ## measure beside rivals, into bench/results/; for figures to keep: make bench ARGS=--full
 	@sh .ci/packages wrk g++

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, cast
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -56,6 +57,21 @@ def test_every_connection_commits_durably(store: Store) -> None:
 
     # Then each waits for the disk before it says that it has committed: in SQLite, 2 is FULL
     assert said == [["wal", 2, 1] if store.sqlite else ["on", "on"]] * 3
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_connection_whose_other_end_has_vanished_is_given_up(store_url: str) -> None:
+    # Given a URL that says one thing of it, when there is a connection
+    store = Store(f"{store_url}&keepalives_count=2")
+    with store.read() as connection:
+        driver = cast("psycopg.Connection", connection.connection.driver_connection)
+        said = driver.info.get_parameters()
+    store.close()
+
+    # Then it has that, and waits for nothing longer than for half a minute
+    assert said["keepalives_count"] == "2"
+    asked = ("connect_timeout", "keepalives_idle", "keepalives_interval", "tcp_user_timeout")
+    assert [said[name] for name in asked] == ["5", "10", "5", "20000"]
 
 
 def test_any_number_of_rows_arrives_as_it_was_given(kept: Store) -> None:

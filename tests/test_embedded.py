@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -157,6 +158,25 @@ def test_a_torn_log_is_not_opened(up: Up) -> None:
         assert client.put(entry_path(series, new_id())).status_code == 503
         assert client.get(entry_path(series, entry["id"])).json()["code"] == "1"
         assert client.get("/readyz").json()["checks"]["redis"] != "ok"
+
+
+def test_a_full_disk_tears_no_log(up: Up) -> None:
+    # Given a server that can write a little more, and then no more
+    with up.client() as client:
+        series = put_series(client)
+        put_entry(client, series)
+        (server,) = up.pids("valkey-server")
+        log = up.directory.redis_log
+        assert log
+        resource.prlimit(server, resource.RLIMIT_FSIZE, (log.stat().st_size + 40, resource.RLIM_INFINITY))
+
+        # When a number is asked for, then there is none, and what was written of it is undone
+        assert client.put(entry_path(series, new_id())).status_code == 503
+        until(lambda: up.pids("valkey-server") != [server])
+
+        # Then, with room again, numbers go on by themselves
+        until(lambda: client.get("/readyz").status_code == 200)
+        assert put_entry(client, series)["number"] == 2
 
 
 def test_a_taken_port_is_an_error_that_says_what_to_do(directory: Path) -> None:

@@ -30,6 +30,7 @@ DOCUMENTS = (
     "docs/dialects.md",
     "docs/access.md",
     "docs/load.md",
+    "docs/guarantees.md",
 )
 START = "make run\n"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

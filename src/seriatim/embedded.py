@@ -154,6 +154,8 @@ class _Child:
             stderr=self._log,
             pass_fds=self._keep,
             process_group=0,
+            # SIGXFSZ stays ignored, as it is here: Valkey then undoes half a record, as it does on a full disk.
+            restore_signals=False,
             preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 -- the supervisor has no threads
         )
 
