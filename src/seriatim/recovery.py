@@ -2,7 +2,8 @@
 
 The store holds epoch, generation and state. A server that the store does not know by its run id must be at the same
 epoch and generation, and must hold every record that the store lacks; then the generation is raised in both, in two
-phases, so that a copy of the data from before is known for what it is. Missing is never zero.
+phases, so that a copy of the data from before is known for what it is. Missing is never zero. A replica that was
+promoted may lack records of which nobody else knows; it is never met, but recovered. Of a cluster each node is met.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any, Literal, cast
 import redis
 import structlog
 
-from seriatim import keyspace, scripts
-from seriatim.allocator import CLOCK_SKEW_MS_MAX, Gate
+from seriatim import clients, keyspace, scripts
+from seriatim.allocator import CLOCK_SKEW_MS_MAX, LAPSED, Gate
+from seriatim.clients import Server
 from seriatim.errors import Halted, Stale, Unavailable
 from seriatim.model import Series, Standing, place_text, shard_of
 from seriatim.store import DataSet, Store
@@ -38,6 +40,8 @@ TRIES_MAX = 10
 TRY_PAUSE_S = 0.05
 CHECK_SERIES = 500
 WATCH_S = 1.0
+PROMOTED = "Redis is a replica that was promoted, and may lack the last numbers of the server that it stands for"
+PROMOTED_ADVICE = f"{PROMOTED}. Go back to that server if it is whole, or run `seriatim recover`."
 
 
 def check_settings(client: redis.Redis, ack: Literal["fsync", "memory"]) -> None:
@@ -65,41 +69,78 @@ def meet(client: redis.Redis, store: Store, ack: Literal["fsync", "memory"]) -> 
         Halted: the server's data is not what the store says it must be; the message is the reason.
         Unavailable: the server or the store does not answer.
     """
-    check_settings(client, ack)
-    check_clock(client)
     for _ in range(TRIES_MAX):
         try:
-            standing = _meet(client, store)
+            with clients.pinned(client) as (whole, servers):
+                seen = check_servers(client, servers, ack)
+                standing = _meet(whole, seen, store)
+                for server in servers:
+                    scripts.load(server, standing)
+                return standing
         except Stale:  # another process raised the generation meanwhile
             time.sleep(TRY_PAUSE_S)
-            continue
-        scripts.load(client)
-        return standing
     raise Halted("The store is behind Redis: it may be an old copy. Put the store's newest data back.")
 
 
-def _meet(client: redis.Redis, store: Store) -> Standing:
-    with scripts.translated():
-        run_id = client.info("server")["run_id"]
-    data = store.data_set()
+def check_servers(client: redis.Redis, servers: Sequence[redis.Redis], ack: Literal["fsync", "memory"]) -> list[Server]:
+    """Checks that the servers behind a client keep what they acknowledge, and are those to use; returns what they are.
+
+    Raises:
+        Halted: one must be changed, or another is to be used; the message says what to do.
+        Unavailable: one does not answer.
+    """
+    seen = []
+    for server in servers:
+        check_settings(server, ack)
+        check_clock(server)
+        seen.append(clients.look(server))
+    check_roles(client, seen)
+    return seen
+
+
+def check_roles(client: redis.Redis, seen: Sequence[Server]) -> None:
+    """Checks that the servers behind a client are those to use.
+
+    Raises:
+        Halted: others are.
+    """
+    if any(one.is_replica for one in seen):
+        raise Halted(
+            "This Redis is a replica. Set SERIATIM_REDIS_URL to its primary; where that is lost, promote the replica "
+            "(REPLICAOF NO ONE) and run `seriatim recover`."
+        )
+    if any(one.in_cluster for one in seen) and not clients.is_cluster(client):
+        raise Halted("This Redis is a node of a cluster. Set SERIATIM_REDIS_URL to redis+cluster://HOST:PORT.")
+
+
+def identity(seen: Sequence[Server]) -> str:
+    """Returns what the store knows servers by."""
+    return ",".join(sorted(one.identity for one in seen))
+
+
+def _meet(client: redis.Redis, seen: Sequence[Server], store: Store) -> Standing:
+    name, data = identity(seen), store.data_set()
     if data.state == "halted":
         raise Halted(data.reason or "Allocation was stopped.")
     if data.state == "new":
         _enroll(client, data, 0, data.generation)
-        store.go_live(run_id)
+        store.go_live(name)
         return Standing(data.epoch, data.generation)
-    if data.run_id == run_id:
+    if data.run_id == name:
         _check_shards(client, data)
         return Standing(data.epoch, data.generation)
-    log.info("met a new server", run_id=run_id, generation=data.generation)
-    examine(client, store, data)
+    log.info("met a new server", run_id=name, generation=data.generation)
+    _check_shards(client, data, data.pending_generation)
+    if is_promoted(seen, data):
+        _mark(client, data)
+    examine(client, seen, store, data)
     store.begin_generation(data.generation)
     _enroll(client, data, data.generation, data.generation + 1)
-    store.end_generation(data.generation, run_id)
+    store.end_generation(data.generation, name)
     return Standing(data.epoch, data.generation + 1)
 
 
-def examine(client: redis.Redis, store: Store, data: DataSet) -> None:
+def examine(client: redis.Redis, seen: Sequence[Server], store: Store, data: DataSet) -> None:
     """Checks that Redis holds the data set as the store knows it: its epoch and generation, and all that it lacks.
 
     Raises:
@@ -108,6 +149,8 @@ def examine(client: redis.Redis, store: Store, data: DataSet) -> None:
         Unavailable: the server or the store does not answer.
     """
     _check_shards(client, data, data.pending_generation)
+    if is_promoted(seen, data):
+        raise Halted(PROMOTED_ADVICE)
     try:
         all_series = store.list_series()
         check_positions(client, data, all_series)
@@ -116,6 +159,23 @@ def examine(client: redis.Redis, store: Store, data: DataSet) -> None:
         if store.data_set() != data:  # another process has met the server, and what was read is old
             raise Stale from None
         raise
+
+
+def is_promoted(seen: Sequence[Server], data: DataSet) -> bool:
+    """Whether one of the servers is a promoted replica that has not been recovered."""
+    known = (data.run_id or "").split(",")
+    return any(one.promoted and one.identity not in known for one in seen)
+
+
+def _mark(client: redis.Redis, data: DataSet) -> None:
+    """Notes in the server's own data that it was promoted: once it is restarted, it says so no more.
+
+    The server that it stands for has no such mark, and can be put back.
+    """
+    log.error("met a promoted replica")
+    with scripts.translated():
+        for shard in range(data.shards):
+            client.hset(keyspace.shard_key(shard), mapping={"halted": PROMOTED_ADVICE, "doubt": PROMOTED})
 
 
 def check_clock(client: redis.Redis) -> None:
@@ -163,7 +223,8 @@ def _unfit(shard: int, how: str) -> Halted:
     again = "Start Redis with the data that it had when it was stopped."
     reasons = {
         "missing": f"Redis has lost its data: shard {shard} is missing, and the store has been in use. {again}",
-        "foreign": f"This Redis belongs to another store (shard {shard} has another epoch). Check SERIATIM_REDIS_URL.",
+        "foreign": f"This Redis belongs to another store, or is of a time before an earlier recovery, such as an old "
+        f"primary that came back (shard {shard} has another epoch). Check SERIATIM_REDIS_URL.",
         "generation": f"This Redis holds an old copy of the data (shard {shard} has another generation). {again}",
     }
     return Halted(reasons[how])
@@ -256,13 +317,22 @@ def halt(client: redis.Redis, store: Store, reason: str, actor: str) -> None:
 
 
 class Watch:
-    """Keeps a gate true to the server and the store: meets them, and looks again every second."""
+    """Keeps a gate true to the server and the store: meets them, and looks again every second.
 
-    def __init__(self, client: redis.Redis, store: Store, gate: Gate, ack: Literal["fsync", "memory"]) -> None:
+    Where Redis has replicas, one of them may be recovered to stand for the server that we see, and go on with its
+    numbers. The store knows; who cannot ask it for `lease_s` stops to allocate, and a recovery waits that long.
+    """
+
+    def __init__(
+        self, client: redis.Redis, store: Store, gate: Gate, ack: Literal["fsync", "memory"], lease_s: float
+    ) -> None:
         self._client = client
         self._store = store
         self._gate = gate
         self._ack = ack
+        self._lease_s = lease_s
+        self._leased = clients.may_move(client)
+        self._confirmed_at = 0.0
         self._meeting = asyncio.Lock()
         self._meetings = 0
 
@@ -278,17 +348,26 @@ class Watch:
                 return self._gate.standing
             if self._meetings != before:  # somebody tried while this caller waited
                 return self._gate.require()
+            began_at = time.monotonic()
             try:
-                standing = await asyncio.to_thread(meet, self._client, self._store, self._ack)
+                standing = await asyncio.to_thread(self._meet)
             except Unavailable as error:
                 if str(error) != str(self._gate.refusal):
                     log.error("allocation is refused", reason=error.message)
-                self._gate.close(error)
+                lapsed = self._gate.standing is None and self._gate.refusal.message == LAPSED
+                if isinstance(error, Halted) or not lapsed:  # what it says is more than that the store does not answer
+                    self._gate.close(error)
                 raise
             finally:
                 self._meetings += 1
             self._gate.open(standing)
+            self._confirm(began_at)
             return standing
+
+    def _meet(self) -> Standing:
+        standing = meet(self._client, self._store, self._ack)
+        self._leased |= self._store.data_set().replicated
+        return standing
 
     async def halt(self, reason: str) -> None:
         """Stops allocation in the whole data set."""
@@ -314,6 +393,7 @@ class Watch:
         if standing is None:
             await self.meet()
             return
+        began_at = time.monotonic()
         try:
             await asyncio.to_thread(self._check, standing)
         except Stale:
@@ -321,15 +401,28 @@ class Watch:
         except Halted as error:
             log.error("allocation is refused", reason=error.message)
             self._gate.close(error)
+        else:
+            self._confirm(began_at)
 
     def _check(self, standing: Standing) -> None:
-        check_settings(self._client, self._ack)
-        check_clock(self._client)
-        with scripts.translated():
-            run_id = self._client.info("server")["run_id"]
-        data = self._store.data_set()
-        if data.state == "halted":
-            raise Halted(data.reason or "Allocation was stopped.")
-        if (data.epoch, data.generation, data.run_id) != (standing.epoch, standing.generation, run_id):
-            raise Stale
-        _check_shards(self._client, data)
+        with clients.pinned(self._client) as (whole, servers):
+            seen = check_servers(self._client, servers, self._ack)
+            replicated = any(one.replicated for one in seen)
+            if replicated and not self._leased:
+                self._leased = True
+                self._confirm(self._confirmed_at)  # before the store is asked: it may not answer
+            data = self._store.data_set()
+            self._leased |= data.replicated
+            if replicated and not data.replicated:
+                self._store.note_replicas()
+            if data.state == "halted":
+                raise Halted(data.reason or "Allocation was stopped.")
+            if (data.epoch, data.generation, data.run_id) != (standing.epoch, standing.generation, identity(seen)):
+                raise Stale
+            _check_shards(whole, data)
+
+    def _confirm(self, asked_at: float) -> None:
+        """Notes when the store was asked that has confirmed the standing."""
+        self._confirmed_at = asked_at
+        if self._leased:
+            self._gate.ends_at = asked_at + self._lease_s
