@@ -43,7 +43,7 @@ def config(directory: Path, cluster: Cluster) -> Config:
     store.create_company("acme", "test")
     store.close()
     return Config(
-        redis_url=cluster.url, queue_url=NOWHERE, store_url=store_url, signing_key=str(key), shards=SHARDS, lease_s=1
+        redis_url=cluster.url, queue_url=NOWHERE, store_url=store_url, signing_key=str(key), shards=SHARDS, lease_s=2
     )
 
 
@@ -169,7 +169,7 @@ def test_a_node_that_fails_halts_the_service_until_it_is_recovered(directory: Pa
     # Given a service on a cluster whose first node has a replica, with a queue of its own
     cluster, queue = Cluster(directory, spare=True), Member(directory / "queue")
     primary, replica = cluster.nodes[0], cluster.nodes[3]
-    service = Service(directory, redis_url=cluster.url, queue_url=queue.url, lease_s="1")
+    service = Service(directory, redis_url=cluster.url, queue_url=queue.url, lease_s="2")
     headers = {"Authorization": f"Bearer {service.key}"}
     try:
         with httpx.Client(base_url=service.url, headers=headers, timeout=20) as client:

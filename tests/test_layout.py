@@ -23,7 +23,7 @@ MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "logs": set(),
     "keyspace": BASE,
-    "clients": BASE | {"scripts"},
+    "clients": BASE | {"line", "scripts"},
     "report": BASE,
     "groups": BASE | {"keyspace"},
     "line": BASE,

@@ -16,6 +16,7 @@ from seriatim import clients, keyspace, rebuild, recovery, scripts, signing
 from seriatim.config import Config
 from seriatim.errors import ConfigError, Halted, Stale
 from seriatim.formats import window
+from seriatim.groups import Group
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, Standing, shard_of
 from seriatim.rebuild import Choice, Outcome
@@ -24,7 +25,7 @@ from seriatim.store import Store
 from several import Member, Service, primary_and_replica, sentinel
 from stack import entry_path, new_id, put_entry, put_series, until
 
-LEASE_S = 1
+LEASE_S = 2
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_a_server_that_knew_the_scripts_does_not_know_those_of_today(pair: tuple
     async def call() -> None:
         series = store.series(first.series)
         assert series is not None
-        group = scripts.Group(series, window("UTC", time.time_ns() // 1_000_000))
+        group = Group(series, window("UTC", time.time_ns() // 1_000_000))
         group.add(None, (bytes(24), b"", b""))
         async with redis.asyncio.Redis.from_url(old.url) as client:
             await scripts.allocate(client, standing, [group], backlog_max=1000)
@@ -190,7 +191,7 @@ def test_a_sentinels_failover_halts_the_service_until_it_is_recovered(
                 until(lambda: service.ready(client))
                 series = put_series(client, prefix="S-")
                 put_entry(client, series)
-                until(lambda: replica.client.hget(_series_key(series), "pos") == b"1")
+                replica.caught_up(primary)
 
                 # When the replica is cut off, misses a number, and the primary dies
                 replica.cut_off(primary)
@@ -210,7 +211,3 @@ def test_a_sentinels_failover_halts_the_service_until_it_is_recovered(
                 assert put_entry(client, series)["number"] == lost["number"] + 1
         finally:
             service.stop()
-
-
-def _series_key(series: str) -> str:
-    return keyspace.series_key(shard_of(series, Config().shards), series)

@@ -28,7 +28,8 @@ import redis.cluster
 import redis.retry
 import redis.sentinel
 
-from seriatim.scripts import ANSWER_S, translated
+from seriatim.line import ANSWER_S
+from seriatim.scripts import translated
 
 PORTS = {"cluster": 6379, "sentinel": 26379}
 

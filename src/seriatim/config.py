@@ -22,7 +22,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     redis_url: Annotated[str, Meta(pattern=r"^(rediss?(\+cluster|\+sentinel)?|unix)://")] = "redis://127.0.0.1:6379/0"
     queue_url: Annotated[str, Meta(pattern=r"^$|^(rediss?(\+sentinel)?|unix)://")] = ""
-    lease_s: Annotated[int, Meta(ge=1, le=3600)] = 30
+    lease_s: Annotated[int, Meta(ge=2, le=3600)] = 30
     store_url: str = "sqlite:///store.db"
     signing_key: str = "signing-key.json"
     issuer: Annotated[str, Meta(min_length=1, max_length=255)] = "seriatim"

@@ -393,7 +393,6 @@ class Watch:
         if standing is None:
             await self.meet()
             return
-        began_at = time.monotonic()
         try:
             await asyncio.to_thread(self._check, standing)
         except Stale:
@@ -401,25 +400,37 @@ class Watch:
         except Halted as error:
             log.error("allocation is refused", reason=error.message)
             self._gate.close(error)
-        else:
-            self._confirm(began_at)
 
     def _check(self, standing: Standing) -> None:
-        with clients.pinned(self._client) as (whole, servers):
+        try:
+            seen = self._see()
+        except Unavailable:
+            self._ask(standing)  # that Redis does not answer says nothing about the store
+            raise
+        data = self._ask(standing)
+        if any(one.replicated for one in seen) and not data.replicated:
+            self._store.note_replicas()
+        if data.state == "halted":
+            raise Halted(data.reason or "Allocation was stopped.")
+        if (data.epoch, data.generation, data.run_id) != (standing.epoch, standing.generation, identity(seen)):
+            raise Stale
+        _check_shards(self._client, data)
+
+    def _see(self) -> list[Server]:
+        with clients.pinned(self._client) as (_, servers):
             seen = check_servers(self._client, servers, self._ack)
-            replicated = any(one.replicated for one in seen)
-            if replicated and not self._leased:
-                self._leased = True
-                self._confirm(self._confirmed_at)  # before the store is asked: it may not answer
-            data = self._store.data_set()
-            self._leased |= data.replicated
-            if replicated and not data.replicated:
-                self._store.note_replicas()
-            if data.state == "halted":
-                raise Halted(data.reason or "Allocation was stopped.")
-            if (data.epoch, data.generation, data.run_id) != (standing.epoch, standing.generation, identity(seen)):
-                raise Stale
-            _check_shards(whole, data)
+        if any(one.replicated for one in seen) and not self._leased:
+            self._leased = True
+            self._confirm(self._confirmed_at)  # before the store is asked: it may not answer
+        return seen
+
+    def _ask(self, standing: Standing) -> DataSet:
+        asked_at = time.monotonic()
+        data = self._store.data_set()
+        self._leased |= data.replicated
+        if (data.epoch, data.generation, data.state) == (standing.epoch, standing.generation, "live"):
+            self._confirm(asked_at)
+        return data
 
     def _confirm(self, asked_at: float) -> None:
         """Notes when the store was asked that has confirmed the standing."""

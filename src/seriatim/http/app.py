@@ -34,7 +34,7 @@ from seriatim.http.sequence import Sequence
 from seriatim.http.server import Connection
 from seriatim.http.storno import Storno
 from seriatim.ledger import Ledger
-from seriatim.line import ANSWER_S, Line
+from seriatim.line import Line
 from seriatim.recovery import Watch
 from seriatim.store import Store
 from seriatim.tokens import Tokens
