@@ -12,8 +12,8 @@ from redis.crc import key_slot
 
 from core import SHARDS, drain_all, make_series, running_front
 from seriatim import clients, keyspace, rebuild, recovery, signing
-from seriatim.config import Config, read
-from seriatim.errors import ConfigError, Halted, Unavailable
+from seriatim.config import Config
+from seriatim.errors import Halted, Unavailable
 from seriatim.ledger import Wanted
 from seriatim.model import SeriesFields, Why, shard_of
 from seriatim.rebuild import Choice
@@ -209,10 +209,8 @@ def _is_on(cluster: Cluster, node: Member, series: str) -> bool:
     return holder(cluster, shard_of(series, Config().shards)) is node
 
 
-def test_one_node_is_not_taken_for_a_server_and_a_cluster_wants_a_queue(cluster: Cluster, config: Config) -> None:
+def test_one_node_is_not_taken_for_a_server(cluster: Cluster, config: Config) -> None:
     store = Store(config.store_url)
     with pytest.raises(Halted, match=r"redis\+cluster://HOST:PORT"):
         recovery.meet(clients.blocking(f"redis://127.0.0.1:{cluster.nodes[0].port}"), store, "fsync")
     store.close()
-    with pytest.raises(ConfigError, match="SERIATIM_QUEUE_URL"):
-        read({"SERIATIM_REDIS_URL": cluster.url})

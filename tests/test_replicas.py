@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -176,6 +177,40 @@ def test_a_server_that_knew_the_scripts_does_not_know_those_of_today(pair: tuple
         asyncio.run(call())
     with pytest.raises(Halted, match="was promoted"):
         meet(old, store)
+
+
+def test_an_address_that_leads_to_another_server_is_followed(pair: tuple[Member, Member], store: Store) -> None:
+    # Given a process with connections to a primary that is not stopped, and an address that leads to its replica now
+    primary, replica = pair
+    config = config_of(primary, store)
+    company = store.create_company("acme", "test").id
+
+    async def run() -> None:
+        async with running_front(config) as front:
+            series = await make_series(front, company)
+            first, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
+            await asyncio.to_thread(replica.caught_up, primary)
+            replica.promote()
+            primary.directory.socket.rename(primary.directory.path / "left.sock")
+            replica.directory.socket.rename(primary.directory.socket)
+
+            # When that one is recovered
+            with closing(clients.blocking(config.redis_url)) as client:
+                signing.create_key(Path(config.signing_key))
+                signer = Signer(Path(config.signing_key), config.issuer)
+                recovered = rebuild.Recovery(client, store, signer, config, lambda _: None)
+                assert (await asyncio.to_thread(recovered.run, Choice(accept_loss=True))).recovered
+            epoch = store.data_set().epoch
+            await asyncio.to_thread(until, lambda: front.gate.standing and front.gate.standing.epoch == epoch)
+
+            # Then the process goes on there, for numbers and for reads
+            second, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
+            assert (first.number, second.number) == (1, 2)
+            assert (await front.ledger.entry(company, series, second.id)).number == 2
+            listed, _ = await front.ledger.entries(company, series, None, 10)
+            assert [one.number for one in listed] == [1, 2]
+
+    asyncio.run(run())
 
 
 def test_a_sentinels_failover_halts_the_service_until_it_is_recovered(

@@ -141,6 +141,12 @@ def may_move(client: redis.Redis) -> bool:
     return is_cluster(client) or isinstance(client.connection_pool, redis.sentinel.SentinelConnectionPool)
 
 
+def forget(client: redis.Redis) -> None:
+    """Closes what connections are at rest: the next one may lead to another server."""
+    if not is_cluster(client):
+        client.connection_pool.disconnect(inuse_connections=False)
+
+
 @contextmanager
 def pinned(client: redis.Redis) -> Iterator[tuple[redis.Redis, list[redis.Redis]]]:
     """A client for a while, and one for each server behind it, each of one connection.

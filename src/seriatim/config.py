@@ -94,6 +94,9 @@ def read(environment: Mapping[str, str]) -> Config:
         raise ConfigError(f"{PREFIX}{name.upper()} is wrong: {why}. Its meaning: {MEANINGS[name]}.") from error
     if "+cluster:" in config.redis_url and not config.queue_url:
         raise ConfigError("RQ does not run on a cluster. Set SERIATIM_QUEUE_URL to another Redis, which need not last.")
+    for url in (config.redis_url, config.queue_url):
+        if re.match(r"rediss?\+sentinel://[^/]*/?$", url):
+            raise ConfigError("A URL of Sentinels names what to ask them for: redis+sentinel://HOST:PORT/NAME.")
     return config
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, cast
 
 import redis
@@ -20,6 +20,7 @@ import structlog
 from seriatim import clients, keyspace, scripts
 from seriatim.allocator import CLOCK_SKEW_MS_MAX, LAPSED, Gate
 from seriatim.clients import Server
+from seriatim.config import Config
 from seriatim.errors import Halted, Stale, Unavailable
 from seriatim.model import Series, Standing, place_text, shard_of
 from seriatim.store import DataSet, Store
@@ -51,9 +52,15 @@ def check_settings(client: redis.Redis, ack: Literal["fsync", "memory"]) -> None
         Halted: a setting is wrong; the message says what to set.
         Unavailable: the server does not answer.
     """
-    with scripts.translated():
-        version = client.info("server")["redis_version"]
-        found = cast("dict[str, str]", client.config_get(*REQUIRED_SETTINGS))
+    try:
+        with scripts.translated():
+            version = client.info("server")["redis_version"]
+            found = cast("dict[str, str]", client.config_get(*REQUIRED_SETTINGS))
+    except Unavailable as error:
+        refused = error.__cause__
+        if isinstance(refused, redis.exceptions.NoPermissionError) or "unknown command" in str(refused):
+            raise Halted(f"Redis does not show its settings ({refused}). Allow INFO and CONFIG GET.") from error
+        raise
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
         raise Halted(f"Redis {version} is too old. Use Redis 7.0 or Valkey 8, or newer.")
     wanted = {name: value for name, value in REQUIRED_SETTINGS.items() if ack == "fsync" or name in SETTINGS_FOR_MEMORY}
@@ -321,16 +328,24 @@ class Watch:
 
     Where Redis has replicas, one of them may be recovered to stand for the server that we see, and go on with its
     numbers. The store knows; who cannot ask it for `lease_s` stops to allocate, and a recovery waits that long.
+    `leave` is called after a meeting: connections from before may lead to a server that is not the one any more.
     """
 
     def __init__(
-        self, client: redis.Redis, store: Store, gate: Gate, ack: Literal["fsync", "memory"], lease_s: float
+        self,
+        client: redis.Redis,
+        store: Store,
+        gate: Gate,
+        config: Config,
+        leave: Callable[[], Awaitable[None]],
     ) -> None:
         self._client = client
         self._store = store
         self._gate = gate
-        self._ack = ack
-        self._lease_s = lease_s
+        self._ack = config.ack
+        self._lease_s = config.lease_s
+        self._leave = leave
+        self._met: Standing | None = None
         self._leased = clients.may_move(client)
         self._confirmed_at = 0.0
         self._meeting = asyncio.Lock()
@@ -352,6 +367,7 @@ class Watch:
             try:
                 standing = await asyncio.to_thread(self._meet)
             except Unavailable as error:
+                clients.forget(self._client)
                 if str(error) != str(self._gate.refusal):
                     log.error("allocation is refused", reason=error.message)
                 lapsed = self._gate.standing is None and self._gate.refusal.message == LAPSED
@@ -360,6 +376,9 @@ class Watch:
                 raise
             finally:
                 self._meetings += 1
+            if standing != self._met:
+                await self._leave()
+                self._met = standing
             self._gate.open(standing)
             self._confirm(began_at)
             return standing

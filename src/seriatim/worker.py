@@ -24,6 +24,7 @@ import redis
 import structlog
 from redis.exceptions import LockError
 from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
 from seriatim import clients, keyspace, outbox, recovery, scripts, signing
@@ -360,10 +361,11 @@ def run(config: Config) -> None:
     sys.setswitchinterval(SWITCH_S)
     worker = _Worker([queue(_queue)], connection=_queue, serializer=JSONSerializer, log_job_description=False)
     threading.Thread(target=_sweep_for_ever, args=(client, worker, shards, _drainer.stopping), daemon=True).start()
-    while not _drainer.stopping.is_set():
-        try:
-            worker.work(logging_level="WARNING")  # it ends, too, when it cannot say how a job went
-        except scripts.FAULTS as error:
-            log.warning("the queue does not answer", reason=str(error))
-        _drainer.stopping.wait(BACKOFF_S[0])
+    with suppress(StopRequested):
+        while not _drainer.stopping.is_set():
+            try:
+                worker.work(logging_level="WARNING")  # it ends, too, when it cannot say how a job went
+            except scripts.FAULTS as error:
+                log.warning("the queue does not answer", reason=str(error))
+            _drainer.stopping.wait(SWEEP_S)
     _drainer.finish(shards)

@@ -90,7 +90,7 @@ class Front:
         self._queue = clients.blocking(config.queue_url or config.redis_url)
         self._shards = self.store.data_set().shards
         self.gate = Gate()
-        self.watch = Watch(self.blocking, self.store, self.gate, config.ack, config.lease_s)
+        self.watch = Watch(self.blocking, self.store, self.gate, config, self._leave)
         self.allocator = Allocator(self.line or self.client, self.gate, self._wake, backlog_max=config.backlog_max)
         self.definitions = Definitions(
             store=self.store,
@@ -134,6 +134,12 @@ class Front:
         self.blocking.close()
         self._queue.close()
         self.store.close()
+
+    async def _leave(self) -> None:
+        clients.forget(self.blocking)
+        if self.line is not None:
+            self.line.leave()
+            await self.client.connection_pool.disconnect()
 
     def _wake(self, shard: int) -> None:
         waking = asyncio.get_running_loop().run_in_executor(self._waking, self._wake_now, shard)
