@@ -27,12 +27,29 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+ON_BOTH = {"test_scripts", "test_scripts_explained", "test_line"}
+"""Modules whose tests run on Valkey and on Redis. `--redis` is for all."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Says which tests run on which server."""
+    if "valkey" in metafunc.fixturenames and metafunc.module.__name__ in ON_BOTH:
+        metafunc.parametrize("valkey", ["valkey", "redis"], indirect=True)
+
+
 @pytest.fixture
-def valkey(directory: Path) -> Iterator[Valkey]:
-    """A Valkey of this test's own."""
-    server = Valkey(directory)
+def valkey(request: pytest.FixtureRequest, directory: Path) -> Iterator[Valkey]:
+    """A Valkey of this test's own; beside PostgreSQL a Redis, as in docker-compose.yml."""
+    with_postgresql = "store_url" in request.fixturenames and "postgresql" in request.getfixturevalue("store_url")
+    server = Valkey(directory, brand=getattr(request, "param", "redis" if with_postgresql else None))
     yield server
     server.kill()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Does what `--redis` says."""
+    if config.option.redis:
+        Valkey.brand = "redis"
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +142,7 @@ def client(shared_up: Up) -> Iterator[httpx.Client]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds what `make fuzz` says."""
     group = parser.getgroup("seriatim")
+    group.addoption("--redis", action="store_true", help="start Redis wherever a test starts a Valkey of its own")
     group.addoption("--fuzz-seconds", type=int, help="try random requests for so long, other ones each time")
     seed = random.randrange(2**32)
     group.addoption("--fuzz-seed", type=int, default=seed, help="try those of this seed again")

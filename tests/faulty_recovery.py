@@ -41,7 +41,7 @@ def main(step: str) -> None:
     config = read(os.environ)
     client = redis.Redis.from_url(config.redis_url)
     signer = Signer(Path(config.signing_key), config.issuer)
-    Recovery(client, Store(config.store_url), signer, config.ack, lambda _: None).run(Choice(accept_loss=True))
+    Recovery(client, Store(config.store_url), signer, config, lambda _: None).run(Choice(accept_loss=True))
 
 
 if __name__ == "__main__":

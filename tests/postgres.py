@@ -23,7 +23,7 @@ class Postgres:
 
     def __init__(self, path: Path, *, of: Postgres | None = None) -> None:
         self.path = path
-        self.socket = of.socket if of else path
+        self.socket: Path = of.socket if of else path
         path.mkdir(mode=0o700, exist_ok=True)
         made = PostgresServer(path, cleanup_mode=None)
         if of is None:

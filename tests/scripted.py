@@ -59,7 +59,7 @@ def enrolled(valkey: Valkey, *more: int) -> Valkey:
     """A Valkey whose shard is enrolled, with more if wanted, and that knows the scripts."""
     for shard in (SHARD, *more):
         assert scripts.enroll(valkey.client, STANDING.epoch, shard, 0, 1) == "ok"
-    scripts.load(valkey.client)
+    scripts.load(valkey.client, STANDING)
     return valkey
 
 

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 import redis
@@ -59,10 +59,19 @@ def seriatim(*arguments: str, environment: Mapping[str, str] | None = None) -> s
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
-class Valkey:
-    """A Valkey with the embedded server's own arguments."""
+Brand = Literal["valkey", "redis"]
 
-    def __init__(self, path: Path, *more: str, environment: Mapping[str, str] | None = None) -> None:
+
+class Valkey:
+    """A Valkey with the embedded server's own arguments; or Debian's Redis with them."""
+
+    brand: Brand = "valkey"
+    """Which of the two, where nothing else is said."""
+
+    def __init__(
+        self, path: Path, *more: str, environment: Mapping[str, str] | None = None, brand: Brand | None = None
+    ) -> None:
+        self.brand = brand or self.brand
         self.directory = DataDirectory(path)
         self.directory.redis.mkdir(parents=True, exist_ok=True)
         self.directory.socket.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +81,17 @@ class Valkey:
         self.start()
 
     def start(self) -> None:
+        program, *arguments = server_arguments(self.directory)
+        if self.brand == "redis":
+            # What it is by its first argument. The package that has it under its own name would start one, too.
+            program, found = "redis-server", shutil.which("redis-check-rdb")
+            assert found, "Redis is missing. Install it: sh .ci/packages"
+        else:
+            found = program
         with (self.directory.path / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*server_arguments(self.directory), *self.more],
+                [program, *arguments, *self.more],
+                executable=found,
                 env=self.environment,
                 stdout=log,
                 stderr=log,

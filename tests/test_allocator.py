@@ -346,6 +346,7 @@ def test_a_second_call_is_in_flight_only_for_a_batch(
             company = make_company(front)
             series = await make_series(front, company)
             await front.ledger.put_entry(company, series, Wanted(new_id()))
+            assert front.line is not None
             busy = front.line._waiting
             valkey.process.send_signal(signal.SIGSTOP)
 

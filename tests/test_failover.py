@@ -392,7 +392,7 @@ def test_a_standby_that_lacks_what_was_settled_is_found_at_once_and_recovered(
 
             # And it goes on when somebody has decided where
             signer = Signer(Path(config.signing_key), config.issuer)
-            recovering = Recovery(valkey.client, store, signer, "fsync", lambda _: None)
+            recovering = Recovery(valkey.client, store, signer, config, lambda _: None)
             undecided = await asyncio.to_thread(recovering.run, Choice())
             assert {(one.series, one.entries, one.number) for one in undecided.doubts} == {
                 (name, 20, 41) for name in told

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     **dict.fromkeys(BASE, BASE),
     "logs": set(),
     "keyspace": BASE,
+    "clients": BASE | {"line", "scripts"},
     "report": BASE,
     "groups": BASE | {"keyspace"},
     "line": BASE,
@@ -79,7 +80,7 @@ NOT_DIALECTS = {
     "http.hot",
     "http.server",
 }
-BUILDERS = {"http.app", "worker", "cli", "command"}
+BUILDERS = {"http.app", "worker", "cli", "command", "clients"}
 DRIVERS = {"redis", "rq", "sqlalchemy", "psycopg"}
 
 
@@ -192,7 +193,8 @@ def test_clients_are_built_in_app_worker_and_cli_only(name: str) -> None:
     built = [
         f"line {node.lineno}: {ast.unparse(node.func)}"
         for node in ast.walk(modules()[name])
-        if isinstance(node, ast.Call) and re.search(r"(^|\.)(from_url|Redis|Store)$", ast.unparse(node.func))
+        if isinstance(node, ast.Call)
+        and re.search(r"(^|\.)(from_url|Redis|Store|clients\.blocking|clients\.asynchronous)$", ast.unparse(node.func))
     ]
     assert built == []
 

@@ -48,8 +48,9 @@ async def behind(valkey: Valkey, store: Store) -> AsyncIterator[tuple[Front, Cut
     store.close()
 
 
-def cut_next(proxy: CuttingProxy, name: str, when: When) -> None:
-    proxy.mark, proxy.when, proxy.cuts = scripts.script(name).sha.encode(), when, 1
+def cut_next(front: Front, proxy: CuttingProxy, name: str, when: When) -> None:
+    mark = scripts.script(name, front.gate.require()).sha.encode()
+    proxy.mark, proxy.when, proxy.cuts = mark, when, 1
 
 
 @pytest.mark.parametrize("when", WHEN)
@@ -70,7 +71,7 @@ def test_an_id_is_issued_once_however_often_its_answer_is_lost(valkey: Valkey, s
                 return [one[0] for one in flat if isinstance(one, tuple)]
 
             for name in ("allocate", "claim"):
-                cut_next(proxy, name, when)
+                cut_next(front, proxy, name, when)
                 assert len(await once()) < 31
                 assert proxy.cuts == 0
 
@@ -90,7 +91,7 @@ def test_a_skip_whose_answer_is_lost_is_made_once(valkey: Valkey, store: Store, 
     async def run() -> None:
         async with behind(valkey, store) as (front, proxy, company, series):
             # When a skip is cut off, and asked for again
-            cut_next(proxy, "skip", when)
+            cut_next(front, proxy, "skip", when)
             with pytest.raises(Unavailable):
                 await front.ledger.skip(company, series, "inc", 10, REASON)
             _, again = await front.ledger.skip(company, series, "inc", 10, REASON)
@@ -116,7 +117,7 @@ def test_a_void_whose_answer_is_lost_is_recorded_once(valkey: Valkey, store: Sto
             entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
 
             # When a void is cut off, and asked for again with another reason
-            cut_next(proxy, "void", when)
+            cut_next(front, proxy, "void", when)
             with pytest.raises(Unavailable):
                 await front.ledger.void(company, series, entry.id, REASON)
             other = Why("wrong customer", "key test")
@@ -138,7 +139,7 @@ def test_definitions_and_meetings_are_whole_when_an_answer_is_lost(
     async def run() -> None:
         async with behind(valkey, store) as (front, proxy, company, series):
             # When a call is cut off while series are made, changed, used and removed, and the server is met anew
-            cut_next(proxy, name, when)
+            cut_next(front, proxy, name, when)
             if name == "enroll":
                 await asyncio.to_thread(valkey.kill)
                 await asyncio.to_thread(valkey.start)

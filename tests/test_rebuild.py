@@ -45,8 +45,9 @@ def settle_all(valkey: Valkey, store: Store) -> None:
 
 
 def recover(valkey: Valkey, store: Store, choice: Choice | None = None) -> Outcome:
-    signer = Signer(Path(make_config(valkey, "").signing_key), "seriatim")
-    return rebuild.Recovery(valkey.client, store, signer, "fsync", lambda _: None).run(choice or Choice())
+    config = make_config(valkey, url_of(store))
+    signer = Signer(Path(config.signing_key), config.issuer)
+    return rebuild.Recovery(valkey.client, store, signer, config, lambda _: None).run(choice or Choice())
 
 
 class Numbered:

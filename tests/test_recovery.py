@@ -321,6 +321,12 @@ def test_settings_that_could_lose_numbers_are_refused_by_name(valkey: Valkey, st
         recovery.check_settings(valkey.client, "memory")
 
 
+def test_a_server_that_hides_its_settings_is_refused(valkey: Valkey) -> None:
+    valkey.client.acl_setuser("default", enabled=True, nopass=True, commands=["-config"])
+    with pytest.raises(Halted, match=r"does not show its settings \(.*\). Allow INFO and CONFIG GET"):
+        recovery.check_settings(valkey.client, "fsync")
+
+
 def test_a_running_process_notices_a_changed_setting_and_its_correction(
     valkey: Valkey, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

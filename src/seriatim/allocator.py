@@ -1,10 +1,10 @@
 """The core: requests that wait together travel together.
 
 One call of allocate.lua is in flight; what arrives meanwhile goes with the next, of whatever series and shards: a
-server runs one script at a time, and its cost is shared by all that a call carries. (On a Redis Cluster, a call would
-have to keep to one shard.) Each request is answered for itself; a batch is a call of its own, all or nothing, beside
-which another may be in flight. A call that fails, be it for one series, fails for all its requests: they are to be
-repeated. The allocator knows neither store nor worker: what it cannot settle with Redis alone it raises.
+server runs one script at a time, and its cost is shared by all that a call carries. (On a Redis Cluster a call keeps to
+one shard, and each shard has one in flight.) Each request is answered for itself; a batch is a call of its own, all or
+nothing, beside which another may be in flight. A call that fails, be it for one series, fails for all its requests:
+they are to be repeated. The allocator knows neither store nor worker: what it cannot settle with Redis alone it raises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from redis.asyncio.cluster import RedisCluster
 
 from seriatim import keyspace, scripts
 from seriatim.errors import Conflict, Damaged, Invalid, SeriatimError, Unavailable
@@ -39,6 +40,10 @@ BATCHES_AT_ONCE = 2
 """A batch keeps this process as busy as it keeps Redis, which is not to wait until the answer to the last is read."""
 WINDOW_TRIES_MAX = 3
 CLOCK_SKEW_MS_MAX = 3_600_000
+LAPSED = (
+    "The store does not say whether Redis is still the server to use, or was replaced by another. "
+    "See that the database of SERIATIM_STORE_URL answers."
+)
 INTERRUPTED = "The allocation was interrupted. Repeat it with the same id."
 
 
@@ -48,6 +53,8 @@ class Gate:
     def __init__(self) -> None:
         self.standing: Standing | None = None
         self.refusal: Unavailable = Unavailable("Seriatim is starting. Repeat the request in a moment.")
+        self.ends_at: float | None = None
+        """When it closes by itself (time.monotonic), where another server may take this one's place unknown to us."""
 
     def require(self) -> Standing:
         """Returns the standing to work under.
@@ -55,9 +62,19 @@ class Gate:
         Raises:
             Unavailable: with the reason why there is none.
         """
+        if self.ends_at is not None and time.monotonic() > self.ends_at:
+            self.close(Unavailable(LAPSED))
         if self.standing is None:
             raise type(self.refusal)(self.refusal.message)
         return self.standing
+
+    def closed(self) -> Unavailable | None:
+        """Returns why this process may not allocate, None when it may."""
+        try:
+            self.require()
+        except Unavailable as refusal:
+            return refusal
+        return None
 
     def open(self, standing: Standing) -> None:
         """Lets allocations through."""
@@ -66,6 +83,7 @@ class Gate:
     def close(self, refusal: Unavailable) -> None:
         """Refuses allocations, with this reason."""
         self.standing = None
+        self.ends_at = None
         self.refusal = refusal
 
 
@@ -179,7 +197,7 @@ class _Batch:
 
 
 class _Lane:
-    """The requests that wait, in order of arrival."""
+    """Requests that wait, in order of arrival."""
 
     __slots__ = ("running", "waiting")
 
@@ -222,7 +240,8 @@ class Allocator:
         self._gate = gate
         self._on_dirty = on_dirty
         self._backlog_max = backlog_max
-        self._lane = _Lane()
+        self._lanes: defaultdict[int, _Lane] = defaultdict(_Lane)
+        self._by_shard = isinstance(client, RedisCluster)
         self._skew_ms = 0
 
     async def allocate(self, series: Series, order: Order) -> Issued | Settled:
@@ -324,12 +343,12 @@ class Allocator:
             self._on_dirty(shard)
 
     def _enqueue(self, request: Waiting | _Batch) -> None:
-        self._lane.waiting.append(request)
-        if len(self._lane.running) < (BATCHES_AT_ONCE if isinstance(request, _Batch) else 1):
-            self._lane.running.add(asyncio.get_running_loop().create_task(self._run()))
+        lane = self._lanes[request.series.shard if self._by_shard else 0]
+        lane.waiting.append(request)
+        if len(lane.running) < (BATCHES_AT_ONCE if isinstance(request, _Batch) else 1):
+            lane.running.add(asyncio.get_running_loop().create_task(self._run(lane)))
 
-    async def _run(self) -> None:
-        lane = self._lane
+    async def _run(self, lane: _Lane) -> None:
         taken: list[Waiting] | _Batch = []
         before = 0
         try:

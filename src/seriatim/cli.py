@@ -390,8 +390,9 @@ def doctor() -> None:
     from seriatim import doctor as doctors
 
     directory = embedded()
-    with closing(_redis()) as client:
-        found = doctors.diagnose(client, open_store(), configuration(), directory.path if directory else None)
+    given = configuration()
+    with closing(_redis(given.redis_url)) as client, closing(_redis(given.queue_url or given.redis_url)) as queue:
+        found = doctors.diagnose(client, queue, open_store(), given, directory.path if directory else None)
     text = "\n".join(f"{one.kind}: {one.detail}\n    {one.advice}" for one in found)
     output().show({"healthy": not found, "findings": found}, text or "Nothing is wrong.")
     sys.exit(Exit.FINDINGS if found else Exit.OK)
@@ -424,8 +425,8 @@ def recover(accept_loss: bool, resumed: tuple[str, ...]) -> None:
     def torn() -> None:
         store.halt(rebuild.UNDER_WAY, rebuild.ACTOR, "the end of Redis' log was torn")
 
-    with closing(_redis()) as client, serving(directory, client, torn) if directory else nullcontext():
-        recovery = rebuild.Recovery(client, store, signer, given.ack, partial(click.echo, err=True))
+    with closing(_redis(given.redis_url)) as client, serving(directory, client, torn) if directory else nullcontext():
+        recovery = rebuild.Recovery(client, store, signer, given, partial(click.echo, err=True))
         outcome = recovery.run(choice)
     output().show(msgspec.to_builtins(outcome), _recovered(outcome))
     sys.exit(Exit.FINDINGS if outcome.doubts else Exit.OK)
@@ -449,10 +450,10 @@ def _recovered(outcome: Any) -> str:
     return "\n".join(["Acknowledged numbers may be lost:", *lines, advice])
 
 
-def _redis() -> Any:
-    import redis
+def _redis(url: str) -> Any:
+    from seriatim import clients
 
-    return redis.Redis.from_url(configuration().redis_url, socket_timeout=30, socket_connect_timeout=5)
+    return clients.blocking(url, 30)
 
 
 @main.command()

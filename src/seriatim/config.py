@@ -20,7 +20,9 @@ POSITIVE = Meta(ge=1)
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Each field is the environment variable `SERIATIM_<NAME>`; `MEANINGS` says what it is for."""
 
-    redis_url: Annotated[str, Meta(pattern="^(redis|rediss|unix)://")] = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, Meta(pattern=r"^(rediss?(\+cluster|\+sentinel)?|unix)://")] = "redis://127.0.0.1:6379/0"
+    queue_url: Annotated[str, Meta(pattern=r"^$|^(rediss?(\+sentinel)?|unix)://")] = ""
+    lease_s: Annotated[int, Meta(ge=2, le=3600)] = 30
     store_url: str = "sqlite:///store.db"
     signing_key: str = "signing-key.json"
     issuer: Annotated[str, Meta(min_length=1, max_length=255)] = "seriatim"
@@ -40,7 +42,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 MEANINGS = {
-    "redis_url": "Redis or Valkey that allocates; redis://, rediss:// or unix://",
+    "redis_url": "Redis or Valkey that allocates; redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://",
+    "queue_url": "Redis for RQ, which wakes workers; it may lose everything. Empty: that of SERIATIM_REDIS_URL",
+    "lease_s": "how long Redis with replicas is used without the store; recover waits as long. The same everywhere",
     "store_url": "system of record; sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME",
     "signing_key": "file with the private key (JWK) that signs receipts; made with mode 0600 if missing",
     "issuer": "who signs, as receipts name it",
@@ -84,10 +88,16 @@ def read(environment: Mapping[str, str]) -> Config:
         known = ", ".join(PREFIX + name.upper() for name in Config.__struct_fields__)
         raise ConfigError(f"Unknown setting {names}. Unset it, or use one of {known}.")
     try:
-        return msgspec.convert(given, Config, strict=False)
+        config = msgspec.convert(given, Config, strict=False)
     except msgspec.ValidationError as error:
         why, _, name = str(error).rstrip("`").partition(" - at `$.")
         raise ConfigError(f"{PREFIX}{name.upper()} is wrong: {why}. Its meaning: {MEANINGS[name]}.") from error
+    if "+cluster:" in config.redis_url and not config.queue_url:
+        raise ConfigError("RQ does not run on a cluster. Set SERIATIM_QUEUE_URL to another Redis, which need not last.")
+    for url in (config.redis_url, config.queue_url):
+        if re.match(r"rediss?\+sentinel://[^/]*/?$", url):
+            raise ConfigError("A URL of Sentinels names what to ask them for: redis+sentinel://HOST:PORT/NAME.")
+    return config
 
 
 def settings(environment: Mapping[str, str], outer: Mapping[str, str]) -> list[Setting]:
@@ -134,6 +144,7 @@ def _masked(secret: str) -> str:
 
 HIDDEN = {
     "redis_url": _without_password,
+    "queue_url": _without_password,
     "store_url": _without_password,
     "jwt_jwks": without_credentials,
     "jwt_secret": _masked,

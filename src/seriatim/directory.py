@@ -54,6 +54,7 @@ class DataDirectory:
         """Returns `outer` with the settings that point into this directory."""
         return dict(outer) | {
             f"{PREFIX}REDIS_URL": f"unix://{self.socket}",
+            f"{PREFIX}QUEUE_URL": f"unix://{self.socket}",
             f"{PREFIX}STORE_URL": f"sqlite:///{self.path / 'store.db'}",
             f"{PREFIX}SIGNING_KEY": str(self.path / "signing-key.json"),
         }

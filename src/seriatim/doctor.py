@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import redis
 from rq import Worker
 
-from seriatim import recovery, scripts
+from seriatim import clients, recovery, scripts
+from seriatim.clients import Server
 from seriatim.config import Config
 from seriatim.errors import ConfigError, Halted, Stale, Unavailable
 from seriatim.signing import Signer
@@ -32,19 +34,22 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str
 
 
-def diagnose(client: redis.Redis, store: Store, config: Config, data_dir: Path | None) -> list[Finding]:
+def diagnose(
+    client: redis.Redis, queue: redis.Redis, store: Store, config: Config, data_dir: Path | None
+) -> list[Finding]:
     """Returns what is wrong, the most urgent first; nothing for a setting that can issue and settle.
 
     Args:
-        client: the Redis server's.
+        client: the Redis server's that allocates.
+        queue: of the one that wake-ups travel on.
         store: the system of record.
         config: the setting.
         data_dir: the directory of an embedded one.
     """
-    return [*_service(client, store, config), *_surroundings(config, data_dir)]
+    return [*_service(client, queue, store, config), *_surroundings(config, data_dir)]
 
 
-def _service(client: redis.Redis, store: Store, config: Config) -> Iterator[Finding]:
+def _service(client: redis.Redis, queue: redis.Redis, store: Store, config: Config) -> Iterator[Finding]:
     try:
         data = store.data_set()
     except Unavailable as error:
@@ -54,37 +59,40 @@ def _service(client: redis.Redis, store: Store, config: Config) -> Iterator[Find
         yield Finding("halted", data.reason or "Allocation was stopped.", RECOVER)
     try:
         yield from _server(client, store, config, data)
+        waiting = scripts.backlog(client, data.shards) if data else 0
     except Unavailable as error:
         yield Finding("redis", error.message, "See that the server of SERIATIM_REDIS_URL runs and can be reached.")
+    else:
+        yield from _waiting(queue, waiting, config)
 
 
 def _server(client: redis.Redis, store: Store, config: Config, data: DataSet | None) -> Iterator[Finding]:
-    checks: list[Callable[[], None]] = [
-        lambda: recovery.check_settings(client, config.ack),
-        lambda: recovery.check_clock(client),
-    ]
-    for kind, check in zip(("settings", "clock"), checks, strict=True):
-        try:
-            check()
-        except Halted as error:
-            yield Finding(kind, error.message, "Allocation goes on by itself within seconds of the change.")
-    if data is None:
+    with clients.pinned(client) as (_, servers):
+        seen = [clients.look(server) for server in servers]
+        checks: list[tuple[str, Callable[[], None]]] = [("server", partial(recovery.check_roles, client, seen))]
+        for server in servers:
+            checks.append(("settings", partial(recovery.check_settings, server, config.ack)))
+            checks.append(("clock", partial(recovery.check_clock, server)))
+        for kind, check in checks:
+            try:
+                check()
+            except Halted as error:
+                yield Finding(kind, error.message, "Allocation goes on by itself within seconds of the change.")
+    if data is None or data.state != "live":
         return
-    if data.state == "live":
-        try:
-            _examine(client, store)
-        except Halted as error:
-            yield Finding("data", error.message, RECOVER)
-        except Unavailable as error:
-            if not isinstance(error, Stale):  # another server is being met at this moment
-                raise
-    yield from _waiting(client, data, config)
+    try:
+        _examine(client, seen, store)
+    except Halted as error:
+        yield Finding("data", error.message, RECOVER)
+    except Unavailable as error:
+        if not isinstance(error, Stale):  # another server is being met at this moment
+            raise
 
 
-def _examine(client: redis.Redis, store: Store) -> None:
+def _examine(client: redis.Redis, seen: Sequence[Server], store: Store) -> None:
     for left in reversed(range(TRIES)):
         try:
-            recovery.examine(client, store, store.data_set())
+            recovery.examine(client, seen, store, store.data_set())
         except Halted:
             if not left:
                 raise
@@ -93,10 +101,14 @@ def _examine(client: redis.Redis, store: Store) -> None:
             break
 
 
-def _waiting(client: redis.Redis, data: DataSet, config: Config) -> Iterator[Finding]:
-    waiting = scripts.backlog(client, data.shards)
-    with scripts.translated():
-        workers = Worker.count(connection=client)
+def _waiting(queue: redis.Redis, waiting: int, config: Config) -> Iterator[Finding]:
+    try:
+        with scripts.translated():
+            workers = Worker.count(connection=queue)
+    except Unavailable as error:
+        advice = "See that the server of SERIATIM_QUEUE_URL runs and can be reached. Until then records wait in Redis."
+        yield Finding("queue", error.message, advice)
+        workers = 1
     if waiting and not workers:
         advice = "Start `seriatim worker`, or `seriatim up` with --workers."
         yield Finding("worker", f"{waiting:,} records wait for the store, and no worker runs.", advice)

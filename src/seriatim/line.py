@@ -51,6 +51,11 @@ class Line(asyncio.Protocol):
             raise reply
         return reply
 
+    def leave(self) -> None:
+        """Cuts the connection: the next one may lead to another server."""
+        if self._transport is not None:
+            self._transport.abort()
+
     async def aclose(self) -> None:
         """Closes the connection."""
         await self._connection.disconnect(nowait=True)

@@ -3,21 +3,25 @@
 It may be killed at any step and is then run again, so the order matters. Allocation is halted first. What the outboxes
 still hold goes to the store, signed as a worker would sign it. Somebody decides about numbers that may have been issued
 and are nowhere. From then on nothing in Redis is needed: its keys are removed, and written from the store under a new
-epoch, which ends the standing of every process that knew the old one. Last, the store lets allocation go on.
+epoch, which ends the standing of every process that knew the old one. Last, the store lets allocation go on; where
+there may be another server, not before all have stopped that use it and cannot ask the store.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import redis
 
-from seriatim import formats, keyspace, outbox, recovery, scripts, signing
+from seriatim import clients, formats, keyspace, outbox, recovery, scripts, signing
+from seriatim.clients import Server
+from seriatim.config import Config
 from seriatim.errors import ConfigError, Damaged, Halted, Invalid, Stale
 from seriatim.model import (
     COUNTER_MAX,
@@ -45,6 +49,7 @@ RECORDS_A_SLICE = 2000
 IDS_A_CALL = 500
 KEYS_A_CALL = 1000
 SAY_SERIES = 1000
+LEASE_MARGIN_S = 1.0
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -90,7 +95,7 @@ class Recovery:
         client: the Redis server's that is to be built anew.
         store: the system of record.
         signer: signs what is saved.
-        ack: as in the configuration.
+        config: the setting.
         say: called with a line for whoever waits.
     """
 
@@ -99,14 +104,15 @@ class Recovery:
         client: redis.Redis,
         store: Store,
         signer: Signer,
-        ack: Literal["fsync", "memory"],
+        config: Config,
         say: Callable[[str], None],
     ) -> None:
         self._client = client
         self._store = store
         self._signer = signer
-        self._ack = ack
+        self._config = config
         self._say = say
+        self._halted_at = 0.0
 
     def run(self, choice: Choice) -> Outcome:
         """Recovers, once there is a decision about every doubt.
@@ -117,16 +123,18 @@ class Recovery:
             Invalid: a series cannot go on with that number.
             Unavailable: Redis or the store does not answer. Run it again.
         """
-        recovery.check_settings(self._client, self._ack)
+        seen = self._look()
         data = self._store.data_set()
+        self._halted_at = time.monotonic()
         if data.state == "new":
             raise ConfigError("Nothing was ever allocated here: there is nothing to recover. Start the service.")
         saved = 0
         if data.next_epoch is None:
             if data.state == "live" and self._is_sound():
                 return Outcome(recovered=False, saved=0, series=0, entries=0, doubts=[])
-            everything = self._lost(data) or data.doubt
+            everything = self._lost(data, seen) or data.doubt
             self._halt(data)
+            self._halted_at = time.monotonic()
             saved = self._save(data)
             doubts = self._doubts(data, everything)
             self._check(choice, doubts)
@@ -134,11 +142,15 @@ class Recovery:
             if undecided:
                 return Outcome(recovered=False, saved=saved, series=0, entries=0, doubts=undecided)
             self._decide(data, choice, doubts)
-        return self._rebuild(saved)
+        return self._rebuild(saved, seen)
+
+    def _look(self) -> list[Server]:
+        with clients.pinned(self._client) as (_, servers):
+            return recovery.check_servers(self._client, servers, self._config.ack)
 
     def _is_sound(self) -> bool:
         try:
-            recovery.meet(self._client, self._store, self._ack)
+            recovery.meet(self._client, self._store, self._config.ack)
         except Halted:
             return False
         return True
@@ -148,28 +160,30 @@ class Recovery:
     def _shards(self, data: DataSet) -> list[list[bytes | None]]:
         pipeline = self._client.pipeline(transaction=False)
         for shard in range(data.shards):
-            pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation"])
+            pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation", "doubt"])
         with scripts.translated():
             return cast("list[list[bytes | None]]", pipeline.execute())
 
-    def _lost(self, data: DataSet) -> str | None:
+    def _lost(self, data: DataSet, seen: Sequence[Server]) -> str | None:
         """Returns why everything in Redis is doubtful, if it is."""
         shards = self._shards(data)
-        if any(epoch not in (None, data.epoch.encode()) for epoch, _ in shards):
+        if any(epoch not in (None, data.epoch.encode()) for epoch, _, _ in shards):
             raise ConfigError(
                 "This Redis belongs to another store, or to a time before an earlier recovery. Check "
                 "SERIATIM_REDIS_URL; if it is the right one, empty it (FLUSHALL), and recover again."
             )
-        if any(epoch is None or generation is None for epoch, generation in shards):
+        if any(epoch is None or generation is None for epoch, generation, _ in shards):
             return "Redis has lost its data"
-        if any(int(generation or 0) not in (data.generation, data.pending_generation) for _, generation in shards):
+        if any(int(generation or 0) not in (data.generation, data.pending_generation) for _, generation, _ in shards):
             return "Redis holds an old copy of its data, or the store does"
+        if recovery.is_promoted(seen, data) or any(doubt for _, _, doubt in shards):
+            return recovery.PROMOTED
         return None
 
     def _halt(self, data: DataSet) -> None:
         self._store.halt(UNDER_WAY, ACTOR)
         pipeline = self._client.pipeline(transaction=False)
-        for shard, (epoch, _) in enumerate(self._shards(data)):
+        for shard, (epoch, _, _) in enumerate(self._shards(data)):
             if epoch is not None:
                 pipeline.hset(keyspace.shard_key(shard), "halted", UNDER_WAY)
         with scripts.translated():
@@ -285,18 +299,20 @@ class Recovery:
 
     # Redis anew ---------------------------------------------------------------------------------------------------
 
-    def _rebuild(self, saved: int) -> Outcome:
+    def _rebuild(self, saved: int, seen: Sequence[Server]) -> Outcome:
         data = self._store.data_set()
         if data.next_epoch is None:
             raise Stale
-        with scripts.translated():
-            run_id = self._client.info("server")["run_id"]
         self._say("removing what Redis holds of the series")
         self._remove(data.shards)
         standing = Standing(data.next_epoch, data.generation + 1)
-        for shard in range(data.shards):
-            scripts.enroll(self._client, standing.epoch, shard, 0, standing.generation)
-        scripts.load(self._client)
+        with clients.pinned(self._client) as (whole, servers):
+            if recovery.identity(list(map(clients.look, servers))) != recovery.identity(seen):
+                raise Stale
+            for shard in range(data.shards):
+                scripts.enroll(whole, standing.epoch, shard, 0, standing.generation)
+            for server in servers:
+                scripts.load(server, standing)
         recorded = [series for series in self._store.list_series() if any(series.place)]
         claims = _Claims(self._client, self._store, standing, data.shards)
         for number, series in enumerate(recorded, 1):
@@ -304,10 +320,19 @@ class Recovery:
             if number % SAY_SERIES == 0:
                 self._say(f"{number:,} of {len(recorded):,} series")
         claims.end()
+        if clients.may_move(self._client) or data.replicated or any(one.promoted or one.replicated for one in seen):
+            self._outlast()
         recovery.note_compared(self._client, self._store.server())
-        self._store.end_recovery(standing.epoch, run_id)
+        self._store.end_recovery(standing.epoch, recovery.identity(seen))
         entries = sum(series.position for series in recorded)
         return Outcome(recovered=True, saved=saved, series=len(recorded), entries=entries, doubts=[])
+
+    def _outlast(self) -> None:
+        """Waits until no process allocates any more that uses another server and has not heard of the halt."""
+        left_s = self._halted_at + self._config.lease_s + LEASE_MARGIN_S - time.monotonic()
+        if left_s > 0:
+            self._say(f"waiting {left_s:.0f} s, until those have stopped who cannot ask the store (SERIATIM_LEASE_S)")
+            time.sleep(left_s)
 
     def _remove(self, shards: int) -> None:
         for shard in range(shards):

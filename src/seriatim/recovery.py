@@ -2,7 +2,8 @@
 
 The store holds epoch, generation and state. A server that the store does not know by its run id must be at the same
 epoch and generation, and must hold every record that the store lacks; then the generation is raised in both, in two
-phases, so that a copy of the data from before is known for what it is. Missing is never zero.
+phases, so that a copy of the data from before is known for what it is. Missing is never zero. A replica that was
+promoted may lack records of which nobody else knows; it is never met, but recovered. Of a cluster each node is met.
 
 Likewise Redis notes which database server it was last compared with: another one, such as a standby in its place, may
 lack what was settled, and Redis has dropped that.
@@ -13,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, cast
 
 import redis
 import structlog
 
-from seriatim import keyspace, scripts
-from seriatim.allocator import CLOCK_SKEW_MS_MAX, Gate
+from seriatim import clients, keyspace, scripts
+from seriatim.allocator import CLOCK_SKEW_MS_MAX, LAPSED, Gate
+from seriatim.clients import Server
+from seriatim.config import Config
 from seriatim.errors import Halted, Stale, Unavailable
 from seriatim.model import Series, Standing, place_text, shard_of
 from seriatim.store import DataSet, Store
@@ -41,6 +44,8 @@ TRIES_MAX = 10
 TRY_PAUSE_S = 0.05
 CHECK_SERIES = 500
 WATCH_S = 1.0
+PROMOTED = "Redis is a replica that was promoted, and may lack the last numbers of the server that it stands for"
+PROMOTED_ADVICE = f"{PROMOTED}. Go back to that server if it is whole, or run `seriatim recover`."
 
 
 def check_settings(client: redis.Redis, ack: Literal["fsync", "memory"]) -> None:
@@ -50,9 +55,15 @@ def check_settings(client: redis.Redis, ack: Literal["fsync", "memory"]) -> None
         Halted: a setting is wrong; the message says what to set.
         Unavailable: the server does not answer.
     """
-    with scripts.translated():
-        version = client.info("server")["redis_version"]
-        found = cast("dict[str, str]", client.config_get(*REQUIRED_SETTINGS))
+    try:
+        with scripts.translated():
+            version = client.info("server")["redis_version"]
+            found = cast("dict[str, str]", client.config_get(*REQUIRED_SETTINGS))
+    except Unavailable as error:
+        refused = error.__cause__
+        if isinstance(refused, redis.exceptions.NoPermissionError) or "unknown command" in str(refused):
+            raise Halted(f"Redis does not show its settings ({refused}). Allow INFO and CONFIG GET.") from error
+        raise
     if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
         raise Halted(f"Redis {version} is too old. Use Redis 7.0 or Valkey 8, or newer.")
     wanted = {name: value for name, value in REQUIRED_SETTINGS.items() if ack == "fsync" or name in SETTINGS_FOR_MEMORY}
@@ -68,48 +79,85 @@ def meet(client: redis.Redis, store: Store, ack: Literal["fsync", "memory"]) -> 
         Halted: the server's data is not what the store says it must be; the message is the reason.
         Unavailable: the server or the store does not answer.
     """
-    check_settings(client, ack)
-    check_clock(client)
     for _ in range(TRIES_MAX):
         try:
-            standing = _meet(client, store)
+            with clients.pinned(client) as (whole, servers):
+                seen = check_servers(client, servers, ack)
+                standing = _meet(whole, seen, store)
+                for server in servers:
+                    scripts.load(server, standing)
+                return standing
         except Stale:  # another process raised the generation meanwhile
             time.sleep(TRY_PAUSE_S)
-            continue
-        scripts.load(client)
-        return standing
     raise Halted("The store is behind Redis: it may be an old copy. Put the store's newest data back.")
 
 
-def _meet(client: redis.Redis, store: Store) -> Standing:
-    with scripts.translated():
-        run_id = client.info("server")["run_id"]
-    data = store.data_set()
+def check_servers(client: redis.Redis, servers: Sequence[redis.Redis], ack: Literal["fsync", "memory"]) -> list[Server]:
+    """Checks that the servers behind a client keep what they acknowledge, and are those to use; returns what they are.
+
+    Raises:
+        Halted: one must be changed, or another is to be used; the message says what to do.
+        Unavailable: one does not answer.
+    """
+    seen = []
+    for server in servers:
+        check_settings(server, ack)
+        check_clock(server)
+        seen.append(clients.look(server))
+    check_roles(client, seen)
+    return seen
+
+
+def check_roles(client: redis.Redis, seen: Sequence[Server]) -> None:
+    """Checks that the servers behind a client are those to use.
+
+    Raises:
+        Halted: others are.
+    """
+    if any(one.is_replica for one in seen):
+        raise Halted(
+            "This Redis is a replica. Set SERIATIM_REDIS_URL to its primary; where that is lost, promote the replica "
+            "(REPLICAOF NO ONE) and run `seriatim recover`."
+        )
+    if any(one.in_cluster for one in seen) and not clients.is_cluster(client):
+        raise Halted("This Redis is a node of a cluster. Set SERIATIM_REDIS_URL to redis+cluster://HOST:PORT.")
+
+
+def identity(seen: Sequence[Server]) -> str:
+    """Returns what the store knows servers by."""
+    return ",".join(sorted(one.identity for one in seen))
+
+
+def _meet(client: redis.Redis, seen: Sequence[Server], store: Store) -> Standing:
+    name, data = identity(seen), store.data_set()
     if data.state == "halted":
         raise Halted(data.reason or "Allocation was stopped.")
     server = store.server()
     if data.state == "new":
         _enroll(client, data, 0, data.generation)
-        store.go_live(run_id)
+        store.go_live(name)
         note_compared(client, server)
         return Standing(data.epoch, data.generation)
-    if data.run_id == run_id:
+    if data.run_id == name:
         _check_shards(client, data)
         if not _is_compared_with(client, server):
             log.info("met a new database", server=server)
             check_settled(client, store)
             note_compared(client, server)
         return Standing(data.epoch, data.generation)
-    log.info("met a new server", run_id=run_id, generation=data.generation)
-    examine(client, store, data)
+    log.info("met a new server", run_id=name, generation=data.generation)
+    _check_shards(client, data, data.pending_generation)
+    if is_promoted(seen, data):
+        _mark(client, data)
+    examine(client, seen, store, data)
     store.begin_generation(data.generation)
     _enroll(client, data, data.generation, data.generation + 1)
-    store.end_generation(data.generation, run_id)
+    store.end_generation(data.generation, name)
     note_compared(client, server)
     return Standing(data.epoch, data.generation + 1)
 
 
-def examine(client: redis.Redis, store: Store, data: DataSet) -> None:
+def examine(client: redis.Redis, seen: Sequence[Server], store: Store, data: DataSet) -> None:
     """Checks that Redis holds the data set as the store knows it: its epoch and generation, and all that it lacks.
 
     Raises:
@@ -118,6 +166,8 @@ def examine(client: redis.Redis, store: Store, data: DataSet) -> None:
         Unavailable: the server or the store does not answer.
     """
     _check_shards(client, data, data.pending_generation)
+    if is_promoted(seen, data):
+        raise Halted(PROMOTED_ADVICE)
     try:
         check_settled(client, store)
         all_series = store.list_series()
@@ -138,6 +188,23 @@ def note_compared(client: redis.Redis, server: str) -> None:
     """Notes that Redis and the store on this database server hold what they must."""
     with scripts.translated():
         client.hset(keyspace.shard_key(0), "store", server)
+
+
+def is_promoted(seen: Sequence[Server], data: DataSet) -> bool:
+    """Whether one of the servers is a promoted replica that has not been recovered."""
+    known = (data.run_id or "").split(",")
+    return any(one.promoted and one.identity not in known for one in seen)
+
+
+def _mark(client: redis.Redis, data: DataSet) -> None:
+    """Notes in the server's own data that it was promoted: once it is restarted, it says so no more.
+
+    The server that it stands for has no such mark, and can be put back.
+    """
+    log.error("met a promoted replica")
+    with scripts.translated():
+        for shard in range(data.shards):
+            client.hset(keyspace.shard_key(shard), mapping={"halted": PROMOTED_ADVICE, "doubt": PROMOTED})
 
 
 def check_clock(client: redis.Redis) -> None:
@@ -185,7 +252,8 @@ def _unfit(shard: int, how: str) -> Halted:
     again = "Start Redis with the data that it had when it was stopped."
     reasons = {
         "missing": f"Redis has lost its data: shard {shard} is missing, and the store has been in use. {again}",
-        "foreign": f"This Redis belongs to another store (shard {shard} has another epoch). Check SERIATIM_REDIS_URL.",
+        "foreign": f"This Redis belongs to another store, or is of a time before an earlier recovery, such as an old "
+        f"primary that came back (shard {shard} has another epoch). Check SERIATIM_REDIS_URL.",
         "generation": f"This Redis holds an old copy of the data (shard {shard} has another generation). {again}",
     }
     return Halted(reasons[how])
@@ -311,13 +379,30 @@ def halt(client: redis.Redis, store: Store, reason: str, actor: str) -> None:
 
 
 class Watch:
-    """Keeps a gate true to the server and the store: meets them, and looks again every second."""
+    """Keeps a gate true to the server and the store: meets them, and looks again every second.
 
-    def __init__(self, client: redis.Redis, store: Store, gate: Gate, ack: Literal["fsync", "memory"]) -> None:
+    Where Redis has replicas, one of them may be recovered to stand for the server that we see, and go on with its
+    numbers. The store knows; who cannot ask it for `lease_s` stops to allocate, and a recovery waits that long.
+    `leave` is called after a meeting: connections from before may lead to a server that is not the one any more.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        store: Store,
+        gate: Gate,
+        config: Config,
+        leave: Callable[[], Awaitable[None]],
+    ) -> None:
         self._client = client
         self._store = store
         self._gate = gate
-        self._ack = ack
+        self._ack = config.ack
+        self._lease_s = config.lease_s
+        self._leave = leave
+        self._met: Standing | None = None
+        self._leased = clients.may_move(client)
+        self._confirmed_at = 0.0
         self._meeting = asyncio.Lock()
         self._meetings = 0
 
@@ -333,17 +418,30 @@ class Watch:
                 return self._gate.standing
             if self._meetings != before:  # somebody tried while this caller waited
                 return self._gate.require()
+            began_at = time.monotonic()
             try:
-                standing = await asyncio.to_thread(meet, self._client, self._store, self._ack)
+                standing = await asyncio.to_thread(self._meet)
             except Unavailable as error:
+                clients.forget(self._client)
                 if str(error) != str(self._gate.refusal):
                     log.error("allocation is refused", reason=error.message)
-                self._gate.close(error)
+                lapsed = self._gate.standing is None and self._gate.refusal.message == LAPSED
+                if isinstance(error, Halted) or not lapsed:  # what it says is more than that the store does not answer
+                    self._gate.close(error)
                 raise
             finally:
                 self._meetings += 1
+            if standing != self._met:
+                await self._leave()
+                self._met = standing
             self._gate.open(standing)
+            self._confirm(began_at)
             return standing
+
+    def _meet(self) -> Standing:
+        standing = meet(self._client, self._store, self._ack)
+        self._leased |= self._store.data_set().replicated
+        return standing
 
     async def halt(self, reason: str) -> None:
         """Stops allocation in the whole data set."""
@@ -378,15 +476,40 @@ class Watch:
             self._gate.close(error)
 
     def _check(self, standing: Standing) -> None:
-        check_settings(self._client, self._ack)
-        check_clock(self._client)
-        with scripts.translated():
-            run_id = self._client.info("server")["run_id"]
-        data = self._store.data_set()
+        try:
+            seen = self._see()
+        except Unavailable:
+            self._ask(standing)  # that Redis does not answer says nothing about the store
+            raise
+        data = self._ask(standing)
+        if any(one.replicated for one in seen) and not data.replicated:
+            self._store.note_replicas()
         if data.state == "halted":
             raise Halted(data.reason or "Allocation was stopped.")
-        if (data.epoch, data.generation, data.run_id) != (standing.epoch, standing.generation, run_id):
+        if (data.epoch, data.generation, data.run_id) != (standing.epoch, standing.generation, identity(seen)):
             raise Stale
         _check_shards(self._client, data)
         if not _is_compared_with(self._client, self._store.server()):
             raise Stale
+
+    def _see(self) -> list[Server]:
+        with clients.pinned(self._client) as (_, servers):
+            seen = check_servers(self._client, servers, self._ack)
+        if any(one.replicated for one in seen) and not self._leased:
+            self._leased = True
+            self._confirm(self._confirmed_at)  # before the store is asked: it may not answer
+        return seen
+
+    def _ask(self, standing: Standing) -> DataSet:
+        asked_at = time.monotonic()
+        data = self._store.data_set()
+        self._leased |= data.replicated
+        if (data.epoch, data.generation, data.state) == (standing.epoch, standing.generation, "live"):
+            self._confirm(asked_at)
+        return data
+
+    def _confirm(self, asked_at: float) -> None:
+        """Notes when the store was asked that has confirmed the standing."""
+        self._confirmed_at = asked_at
+        if self._leased:
+            self._gate.ends_at = asked_at + self._lease_s

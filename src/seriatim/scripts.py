@@ -2,7 +2,8 @@
 
 A script that the server does not know (NOSCRIPT) means that the server has restarted, failed over or been flushed:
 only `load` brings scripts to a server, and it is called after that server has been checked. The functions then raise
-Stale, and the caller meets the server anew.
+Stale, and the caller meets the server anew. Replicas do not get scripts from their primary, and each standing has
+scripts of its own: a server that was met in another one, and copied data since, does not know those of today.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -56,18 +57,8 @@ FOLDERS = (Path(__file__).parent / "lua", Path(__file__).parents[2] / "lua")
 """In the wheel, and beside `src` in a checkout."""
 
 NAMES = (
-    "allocate",
-    "change",
-    "claim",
-    "defaults",
-    "enroll",
-    "find",
-    "install",
-    "remove",
-    "restore",
-    "settle",
-    "skip",
-    "void",
+    *("allocate", "change", "claim", "defaults", "enroll", "find"),
+    *("install", "remove", "restore", "settle", "skip", "void"),
 )
 
 
@@ -78,27 +69,30 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
 
 
-@cache
-def script(name: str) -> Script:
-    """Returns the script `name`.lua."""
+@lru_cache(maxsize=64)
+def script(name: str, standing: Standing | None = None) -> Script:
+    """Returns the script `name`.lua; with a standing, as servers know it that were met under that."""
     folder = next(folder for folder in FOLDERS if folder.is_dir())
     lines = []
     for line in (folder / f"{name}.lua").read_text().splitlines(keepends=True):
         included = line.removeprefix("-- @include ").strip()
         lines.append((folder / included).read_text() if line.startswith("-- @include ") else line)
-    text = "".join(lines)
+    text = "".join(lines) + (f"-- {standing.epoch} {standing.generation}\n" if standing else "")
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-FAULTS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.ResponseError, OSError)
+FAULTS: tuple[type[Exception], ...] = (
+    *(redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.ResponseError, OSError),
+    *(redis.exceptions.ClusterError, redis.exceptions.RedisClusterException),
+)
 """What the driver raises when a command was not answered, or not as it should be."""
 
 
 def _meaning(error: Exception) -> Stale | Unavailable:
     """Returns the driver's error as ours. After one the outcome of a script is unknown."""
-    if isinstance(error, redis.exceptions.NoScriptError):
+    if isinstance(error, redis.exceptions.NoScriptError | redis.exceptions.ReadOnlyError):  # the latter: a replica
         return Stale()
-    if isinstance(error, redis.exceptions.OutOfMemoryError | redis.exceptions.ReadOnlyError):
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
         return Unavailable(f"Redis refuses to write: {error}. Nothing was allocated.")
     if isinstance(error, redis.exceptions.ResponseError):
         return Unavailable(f"Redis refuses the script: {error}")
@@ -125,11 +119,11 @@ async def answered() -> AsyncIterator[None]:
             yield
 
 
-def load(client: redis.Redis) -> None:
-    """Makes the server know the scripts. Only for a server that has been checked."""
+def load(server: redis.Redis, standing: Standing) -> None:
+    """Makes a server know the scripts. Only for one that has been checked, and by the same connection."""
     with translated():
         for name in NAMES:
-            client.script_load(script(name).text)
+            server.script_load(script(name, standing).text)
 
 
 def backlog(client: redis.Redis, shards: int) -> int:
@@ -168,8 +162,7 @@ async def allocate(
 ) -> Allocated:
     """Issues numbers in series of any shards; see allocate.lua for the replies.
 
-    With `atomic` one refused request refuses all. On a Redis Cluster, the series of a call would have to be of one
-    shard.
+    With `atomic` one refused request refuses all. On a Redis Cluster, the series of a call must be of one shard.
 
     Raises:
         Stale, Halted, Unavailable.
@@ -331,7 +324,7 @@ async def standings(
         wanted: series, each with the fields of counters to tell.
     """
     pipeline = client.pipeline(transaction=False)
-    pipeline.time()
+    pipeline.execute_command("TIME")  # which the method `time` refuses on a cluster
     for one, fields in wanted:
         pipeline.hmget(series_key(one.shard, one.id), ["at", "last", *fields])
     async with answered():
@@ -370,7 +363,8 @@ async def clock(client: redis.asyncio.Redis) -> int:
 
 
 async def _evaluate(client: Caller, name: str, keys: Sequence[str], standing: Standing, *arguments: str | bytes) -> Any:
-    said: Any = ("EVALSHA", script(name).sha, len(keys), *keys, standing.epoch, str(standing.generation), *arguments)
+    sha, under = script(name, standing).sha, (standing.epoch, str(standing.generation))
+    said: Any = ("EVALSHA", sha, len(keys), *keys, *under, *arguments)
     if isinstance(client, Line):
         with translated():
             return await client.call(hiredis.pack_command(said))
@@ -527,4 +521,5 @@ def enroll(
 
 def _call(client: redis.Redis, name: str, keys: Sequence[str], standing: Standing, *arguments: Any) -> Any:
     with translated():
-        return client.evalsha(script(name).sha, len(keys), *keys, standing.epoch, str(standing.generation), *arguments)
+        under = standing.epoch, str(standing.generation)
+        return client.evalsha(script(name, standing).sha, len(keys), *keys, *under, *arguments)

@@ -45,6 +45,8 @@ class DataSet(msgspec.Struct, frozen=True):
     """Set while a recovery builds Redis anew, of which nothing is needed any more then."""
     doubt: str | None
     """Why everything in Redis is doubtful until it is recovered, though nothing there shows it."""
+    replicated: bool
+    """Whether Redis was seen with replicas in this epoch: another server may come to stand for it."""
 
 
 class NewSeries(msgspec.Struct, frozen=True):
@@ -134,6 +136,11 @@ class Store(Registry):
         )
         self._change_data_set(changed.values(generation=generation + 1, pending_generation=None, run_id=run_id))
 
+    def note_replicas(self) -> None:
+        """Remembers that Redis has replicas."""
+        with self.write() as connection:
+            connection.execute(sa.update(settings).values(replicated=True))
+
     def halt(self, reason: str, actor: str, doubt: str | None = None) -> None:
         """Stops allocation in the whole data set until somebody recovers it. The first reason, and doubt, stays."""
         with self.write() as connection:
@@ -173,6 +180,7 @@ class Store(Registry):
                 "state": "live",
                 "reason": None,
                 "doubt": None,
+                "replicated": False,
                 "run_id": run_id,
             }
             live |= {"generation": settings.c.generation + 1, "pending_generation": None}

@@ -30,6 +30,7 @@ settings = sa.Table(
     sa.Column("shards", sa.Integer, nullable=False),
     sa.Column("next_epoch", sa.Text),
     sa.Column("doubt", sa.Text),
+    sa.Column("replicated", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint("id = 1", name="one_row"),
     sa.CheckConstraint("state IN ('new', 'live', 'halted')", name="state"),
 )

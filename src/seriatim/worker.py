@@ -1,8 +1,8 @@
 """The worker: outbox -> sign -> one SQL transaction -> settle.
 
 An RQ job only says that a shard has work; what to do is read from the outbox. Losing, repeating or delaying a job
-delays settlement and nothing else. A lock keeps two workers off one shard, and the store's compare-and-swap on every
-series' position holds where a lock has expired.
+delays settlement and nothing else; while the queue does not answer, the worker goes by what it sees. A lock keeps two
+workers off one shard, and the store's compare-and-swap on every series' position holds where a lock has expired.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import redis
 import structlog
 from redis.exceptions import LockError
 from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
-from seriatim import keyspace, outbox, recovery, scripts, signing
+from seriatim import clients, keyspace, outbox, recovery, scripts, signing
 from seriatim.config import Config
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.model import COUNTER_MAX, Entry, Record, Series, Standing, follows, place_text
@@ -53,16 +54,16 @@ SWITCH_S = 0.0005
 """How long the thread that signs lets the one that commits wait between two statements."""
 
 
-def queue(client: redis.Redis) -> Queue:
-    """Returns the queue that wake-ups travel on."""
-    return Queue(QUEUE, connection=client, serializer=JSONSerializer)
+def queue(server: redis.Redis) -> Queue:
+    """Returns the queue that wake-ups travel on. It may be on a server of its own, and that may lose everything."""
+    return Queue(QUEUE, connection=server, serializer=JSONSerializer)
 
 
-def wake(client: redis.Redis, shard: int) -> None:
+def wake(server: redis.Redis, shard: int) -> None:
     """Says that a shard has work. Best effort: the sweeper makes up for a wake-up that is lost."""
     job = f"{shard:03d}-{random.getrandbits(64):016x}"
     with scripts.translated():
-        queue(client).enqueue("seriatim.worker.drain", shard, job_id=job, result_ttl=0, job_timeout=-1, failure_ttl=60)
+        queue(server).enqueue("seriatim.worker.drain", shard, job_id=job, result_ttl=0, job_timeout=-1, failure_ttl=60)
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -108,6 +109,7 @@ class Drainer:
         self._config = config
         self._standing: Standing | None = None
         self._until = math.inf
+        self._turn = threading.Lock()
         self.stopping = threading.Event()
 
     def drain(self, shard: int) -> bool:
@@ -116,14 +118,15 @@ class Drainer:
         Returns without doing anything when another worker has the shard.
         """
         lock = self.client.lock(f"{keyspace.shard_key(shard)}:lock", timeout=LOCK_S, blocking=False)
-        with scripts.translated():
-            if not lock.acquire():
-                return False
-        try:
-            return self._drain(shard, lock)
-        finally:
-            with suppress(LockError, redis.exceptions.RedisError):  # it has expired, as it may
-                lock.release()
+        with self._turn:
+            with scripts.translated():
+                if not lock.acquire():
+                    return False
+            try:
+                return self._drain(shard, lock)
+            finally:
+                with suppress(LockError, *scripts.FAULTS):  # it has expired, as it may
+                    lock.release()
 
     def finish(self, shards: int) -> None:
         """Settles what can be settled in the time that a stop leaves. The rest waits for the next start."""
@@ -167,7 +170,7 @@ class Drainer:
             behind: _Read | None = None
             begun = -math.inf
             while True:
-                if behind is not None and behind.records < SLICE_RECORDS_MAX and queue(self.client).is_empty():
+                if behind is not None and behind.records < SLICE_RECORDS_MAX and not _is_more_due():
                     self.stopping.wait(begun + GATHER_S - time.monotonic())
                 over = behind is not None and (time.monotonic() >= until or self.stopping.is_set())
                 begun = time.monotonic()
@@ -273,8 +276,27 @@ class _Worker(SimpleWorker):
         _drainer.stopping.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
+    def register_birth(self) -> None:
+        """Registers itself, also where it has done so before: nobody else has its name."""
+        self.connection.delete(self.key)
+        super().register_birth()  # type: ignore[no-untyped-call]
+
+    def register(self) -> None:
+        """Registers itself anew where the queue's server has lost everything."""
+        with scripts.translated():
+            if not self.connection.hexists(self.key, "birth"):
+                self.register_birth()
+
 
 _drainer: Drainer | None = None
+_queue: redis.Redis | None = None
+
+
+def _is_more_due() -> bool:
+    """Whether a job waits, for another shard as a rule."""
+    with suppress(*scripts.FAULTS):
+        return _queue is None or not queue(_queue).is_empty()
+    return True
 
 
 def drain(shard: int) -> None:
@@ -285,29 +307,43 @@ def drain(shard: int) -> None:
     except Unavailable as error:
         log.error("cannot settle", shard=shard, reason=error.message)
         return
-    if again and not _drainer.stopping.is_set():
-        wake(_drainer.client, shard)
+    if again and not _drainer.stopping.is_set() and _queue is not None:
+        with suppress(Unavailable):
+            wake(_queue, shard)
 
 
-def sweep(client: redis.Redis, shards: int) -> None:
-    """Wakes every dirty shard that nobody works on and no job waits for."""
+def sweep(client: redis.Redis, server: redis.Redis, shards: int) -> None:
+    """Wakes every dirty shard that nobody works on and no job waits for; drains them where nobody can be woken."""
+    idle = _idle(client, shards)
+    try:
+        with scripts.translated():
+            waiting = {job[:3] for job in queue(server).get_job_ids()}
+        for shard in idle:
+            if f"{shard:03d}" not in waiting:
+                wake(server, shard)
+    except Unavailable as error:
+        log.warning("cannot wake a worker", reason=error.message)
+        for shard in idle:
+            drain(shard)
+
+
+def _idle(client: redis.Redis, shards: int) -> list[int]:
+    """Returns the dirty shards that nobody works on."""
     pipeline = client.pipeline(transaction=False)
     for shard in range(shards):
         pipeline.scard(keyspace.dirty_key(shard))
         pipeline.exists(f"{keyspace.shard_key(shard)}:lock")
     with scripts.translated():
         replies = pipeline.execute()
-        waiting = {job[:3] for job in queue(client).get_job_ids()}
-    for shard in range(shards):
-        dirty, locked = replies[shard * 2 : shard * 2 + 2]
-        if dirty and not locked and f"{shard:03d}" not in waiting:
-            wake(client, shard)
+    pairs = zip(replies[::2], replies[1::2], strict=True)
+    return [shard for shard, (dirty, locked) in enumerate(pairs) if dirty and not locked]
 
 
-def _sweep_for_ever(client: redis.Redis, shards: int, stopping: threading.Event) -> None:
+def _sweep_for_ever(client: redis.Redis, worker: _Worker, shards: int, stopping: threading.Event) -> None:
     while not stopping.wait(SWEEP_S):
         try:
-            sweep(client, shards)
+            sweep(client, worker.connection, shards)
+            worker.register()
         except Unavailable as error:
             log.warning("cannot sweep", reason=error.message)
 
@@ -318,18 +354,25 @@ def run(config: Config) -> None:
     Raises:
         ConfigError: the signing key or a URL is wrong.
     """
-    global _drainer  # noqa: PLW0603 -- RQ calls functions by their name, and this is where it finds them
+    global _drainer, _queue  # noqa: PLW0603 -- RQ calls functions by their name, and this is where it finds them
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until RQ has its handlers
     store = Store(config.store_url)
-    client = redis.Redis.from_url(config.redis_url, socket_timeout=30)
+    client = clients.blocking(config.redis_url, 30)
+    _queue = clients.blocking(config.queue_url or config.redis_url, 30)
     path = Path(config.signing_key)
     signing.create_key(path)
     signer = Signer(path, config.issuer)
     store.add_signing_key(signer.kid, signer.public_jwk)
     _drainer = Drainer(client, store, signer, config)
     shards = store.data_set().shards
-    threading.Thread(target=_sweep_for_ever, args=(client, shards, _drainer.stopping), daemon=True).start()
     sys.setswitchinterval(SWITCH_S)
-    worker = _Worker([queue(client)], connection=client, serializer=JSONSerializer, log_job_description=False)
-    worker.work(logging_level="WARNING")
+    worker = _Worker([queue(_queue)], connection=_queue, serializer=JSONSerializer, log_job_description=False)
+    threading.Thread(target=_sweep_for_ever, args=(client, worker, shards, _drainer.stopping), daemon=True).start()
+    with suppress(StopRequested):
+        while not _drainer.stopping.is_set():
+            try:
+                worker.work(logging_level="WARNING")  # it ends, too, when it cannot say how a job went
+            except scripts.FAULTS as error:
+                log.warning("the queue does not answer", reason=str(error))
+            _drainer.stopping.wait(SWEEP_S)
     _drainer.finish(shards)

@@ -31,7 +31,7 @@ def plant(name: str) -> None:
     text = whole.replace(said, says)
     changed = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
     sound = scripts.script
-    scripts.script = lambda asked: changed if asked == "allocate" else sound(asked)  # type: ignore[assignment]
+    scripts.script = lambda asked, standing=None: changed if asked == "allocate" else sound(asked, standing)  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

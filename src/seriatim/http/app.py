@@ -10,18 +10,14 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-import redis
-import redis.asyncio
 import structlog
 from msgspec import Meta
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from seriatim import scripts, worker
+from seriatim import clients, scripts, worker
 from seriatim.allocator import Allocator, Gate
 from seriatim.auth import Authenticator
 from seriatim.config import Config
@@ -38,7 +34,7 @@ from seriatim.http.sequence import Sequence
 from seriatim.http.server import Connection
 from seriatim.http.storno import Storno
 from seriatim.ledger import Ledger
-from seriatim.line import ANSWER_S, Line
+from seriatim.line import Line
 from seriatim.recovery import Watch
 from seriatim.store import Store
 from seriatim.tokens import Tokens
@@ -88,19 +84,14 @@ class Front:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.store = Store(config.store_url)
-        # No retries beneath us: after a lost connection the outcome is unknown, and the caller is told so.
-        self.client = redis.asyncio.Redis.from_url(
-            config.redis_url,
-            socket_timeout=None,
-            socket_connect_timeout=ANSWER_S,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self.blocking = redis.Redis.from_url(config.redis_url, socket_timeout=ANSWER_S)
+        self.client = clients.asynchronous(config.redis_url)
+        self.line = None if clients.is_cluster(self.client) else Line(self.client)
+        self.blocking = clients.blocking(config.redis_url)
+        self._queue = clients.blocking(config.queue_url or config.redis_url)
         self._shards = self.store.data_set().shards
         self.gate = Gate()
-        self.watch = Watch(self.blocking, self.store, self.gate, config.ack)
-        self.line = Line(self.client)
-        self.allocator = Allocator(self.line, self.gate, self._wake, backlog_max=config.backlog_max)
+        self.watch = Watch(self.blocking, self.store, self.gate, config, self._leave)
+        self.allocator = Allocator(self.line or self.client, self.gate, self._wake, backlog_max=config.backlog_max)
         self.definitions = Definitions(
             store=self.store,
             client=self.client,
@@ -124,6 +115,7 @@ class Front:
         self._tasks: set[asyncio.Future[Any]] = set()
         # Threads of their own: a database that hangs keeps those of the requests that need it.
         self._checking = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._waking = ThreadPoolExecutor(1)  # of its own: a queue that does not answer keeps nobody else waiting
 
     @asynccontextmanager
     async def running(self, _app: Starlette) -> AsyncIterator[None]:
@@ -137,19 +129,29 @@ class Front:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self.line.aclose()
+        for threads in (self._waking, *self._checking):
+            threads.shutdown(wait=False, cancel_futures=True)
+        if self.line is not None:
+            await self.line.aclose()
         await self.client.aclose()
         self.blocking.close()
+        self._queue.close()
         self.store.close()
 
+    async def _leave(self) -> None:
+        clients.forget(self.blocking)
+        if self.line is not None:
+            self.line.leave()
+            await self.client.connection_pool.disconnect()
+
     def _wake(self, shard: int) -> None:
-        waking = asyncio.get_running_loop().run_in_executor(None, self._wake_now, shard)
+        waking = asyncio.get_running_loop().run_in_executor(self._waking, self._wake_now, shard)
         self._tasks.add(waking)
         waking.add_done_callback(self._tasks.discard)
 
     def _wake_now(self, shard: int) -> None:
         try:
-            worker.wake(self.blocking, shard)
+            worker.wake(self._queue, shard)
         except Unavailable as error:  # the sweeper makes up for it
             log.warning("could not wake a worker", shard=shard, reason=error.message)
 
@@ -165,7 +167,7 @@ class Front:
             _asked(self._checking[0], scripts.backlog, self.blocking, self._shards),
             _asked(self._checking[1], self.store.data_set),
         )
-        refusal = None if self.gate.standing else self.gate.refusal
+        refusal = self.gate.closed()
         ready = refusal is None and redis_says == "ok"
         content = Readiness(
             ready=ready,

@@ -1,0 +1,74 @@
+"""A queue on a server of its own: wake-ups travel on it, and nothing is lost with it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from several import Member, Service
+from stack import Valkey, entry_path, new_id, put_entry, put_series, until
+
+
+@pytest.fixture
+def queue(directory: Path) -> Iterator[Member]:
+    server = Member(directory / "queue")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def service(directory: Path, valkey: Valkey, queue: Member) -> Iterator[Service]:
+    started = Service(directory, redis_url=valkey.url, queue_url=f"redis://127.0.0.1:{queue.port}")
+    yield started
+    started.stop()
+
+
+def registered(queue: Member) -> bool:
+    try:
+        (worker,) = queue.client.smembers("rq:workers")
+        return bool(queue.client.hget(worker, "hostname"))
+    except (ValueError, redis.exceptions.RedisError):
+        return False
+
+
+def test_nothing_is_lost_with_the_queues_server(service: Service, valkey: Valkey, queue: Member) -> None:
+    headers = {"Authorization": f"Bearer {service.key}"}
+    with httpx.Client(base_url=service.url, headers=headers, timeout=20) as client:
+
+        def settles() -> None:
+            entry = put_entry(client, series, new_id())["id"]
+            until(lambda: client.get(entry_path(series, entry)).json()["sigs"])
+
+        # Given a service with a queue of its own, on which alone RQ has its keys
+        until(lambda: service.ready(client))
+        series = put_series(client)
+        settles()
+        assert queue.client.keys("rq:*")
+        assert not valkey.client.keys("rq:*")
+        assert service.run("doctor").stdout == "Nothing is wrong.\n"
+
+        # When the queue's server loses everything, then the worker registers anew, and records are settled as before
+        queue.client.flushall()
+        settles()
+        until(lambda: registered(queue))
+
+        # When it is killed, then records are settled all the same, and the doctor says what is wrong
+        queue.kill()
+        for _ in range(5):
+            settles()
+        found = service.run("doctor")
+        assert found.returncode == 1
+        assert found.stdout.startswith("queue: Redis does not answer.")
+
+        # When it comes back empty, then the worker is back on it
+        shutil.rmtree(queue.directory.redis)
+        queue.directory.redis.mkdir()
+        queue.start()
+        until(lambda: registered(queue))
+        settles()
+        assert service.run("verify").stdout == "8 entries in 1 series: sound\n"
