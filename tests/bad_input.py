@@ -10,7 +10,9 @@ from typing import Any, cast
 
 import httpx
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from seriatim.keyspace import At
 from stack import Up, entry_path, new_id, put_entry, put_series
 
 BASE = "/sequence/v1"
@@ -22,10 +24,8 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 
-Standing = tuple[dict[str, Any], dict[bytes, bytes]]
-"""A series as it is shown, and all that Redis counts for it."""
-SETTLEMENT = {b"items", b"notes", b"done"}
-"""What a worker moves in a series' hash, at any time."""
+Standing = tuple[dict[str, Any], dict[bytes, Any]]
+"""A series as it is shown, and all that Redis counts for it, but for what a worker moves at any time."""
 
 
 def check_refused(answer: httpx.Response, status: int, *fields: str) -> dict[str, Any]:
@@ -68,9 +68,10 @@ class Numbered:
     def standing(self) -> Standing:
         redis = self.up.redis()
         (key,) = redis.scan_iter(f"*:series:{self.series}", count=10_000)
-        counted = cast("dict[bytes, bytes]", redis.hgetall(key))
+        counted = cast("dict[bytes, Any]", redis.hgetall(key))
         shown = self.client.get(self.path).json()
-        return shown, {name: value for name, value in counted.items() if name not in SETTLEMENT}
+        at = replace(At.unpack(counted[b"at"]), settled=0, items=0, notes=0)
+        return shown, counted | {b"at": at}
 
     def look(self) -> tuple[Standing, Standing]:
         """How it stood at the last look, and how it stands now."""
