@@ -174,8 +174,10 @@ def test_no_bytes_are_answered_5xx_or_hang_or_take_a_number_when_refused(
         for sent in everything:
             assert all(status < 500 for status in sent.statuses), sent
             numbers = sent.statuses.count(200)
-            if any(status >= 400 for status in sent.statuses):
-                assert len(issued.intersection(sent.ids)) <= numbers, sent
+            final = [status for status in sent.statuses if status >= 200]
+            if any(status >= 400 for status in final):
+                unanswered = max(0, len(sent.ids) - len(final))  # when the connection ended: of unknown outcome
+                assert len(issued.intersection(sent.ids)) <= numbers + unanswered, sent
             told += numbers
         assert EXAMPLES / 5 < told < 3 * EXAMPLES
         positions = [entry["position"] for entry in list_entries(client, series)]
