@@ -187,7 +187,6 @@ def test_no_bytes_are_answered_5xx_or_hang_or_take_a_number_when_refused(
         seed += 1
     assert put_entry(client, series)["position"] == len(positions) + 1
     log = shared_up.directory.log.read_text()
-    assert "Traceback" not in log
     assert "a fault of ours" not in log
 
 
