@@ -59,6 +59,8 @@ class Connection(HttpToolsProtocol):
     _broken = False
     _whole: HotCycle | RequestResponseCycle | None = None
     """The last request that has arrived as a whole."""
+    _served: RequestResponseCycle | None = None
+    """The last one that an app was given, which others may stand behind."""
     _head_bytes = 0
     _answered_s = 0.0
     _stamped: tuple[Any, bytes] = (None, b"")
@@ -201,9 +203,16 @@ class Connection(HttpToolsProtocol):
             self._path.leave(hot, undone=True)
             self._serve(hot, self.app)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """The client has gone. Of requests that stand behind one another, uvicorn tells the last one alone."""
         super().connection_lost(exc)
+        if self._served is not None and not self._served.response_complete:
+            self._served.disconnected = True
+            self._served.message_event.set()
         cycle: Any = self.cycle
         if type(cycle) is HotCycle and cycle.more_body:
             self._path.leave(cycle)
