@@ -3,7 +3,7 @@
 One call of allocate.lua is in flight; what arrives meanwhile goes with the next, of whatever series and shards: a
 server runs one script at a time, and its cost is shared by all that a call carries. (On a Redis Cluster a call keeps to
 one shard, and each shard has one in flight.) Each request is answered for itself; a batch is a call of its own, all or
-nothing, beside which another may be in flight. A call that fails, be it for one series, fails for all its requests:
+nothing, beside which others may be in flight. A call that fails, be it for one series, fails for all its requests:
 they are to be repeated. The allocator knows neither store nor worker: what it cannot settle with Redis alone it raises.
 """
 
@@ -36,8 +36,9 @@ CALL_SERIES_MAX = 128
 """Bounds that keep a script's run at a few milliseconds."""
 CALL_REQUESTS_SPLIT = 16
 """So few go together, however many come after them: each would gain less than the second call costs."""
-BATCHES_AT_ONCE = 2
-"""A batch keeps this process as busy as it keeps Redis, which is not to wait until the answer to the last is read."""
+BATCHES_AT_ONCE = 4
+"""A batch keeps this process as busy as it keeps Redis, which is not to wait until the answer to the last is read; and
+those that wait there together share a sync to disk."""
 WINDOW_TRIES_MAX = 3
 CLOCK_SKEW_MS_MAX = 3_600_000
 LAPSED = (
@@ -197,11 +198,16 @@ class _Batch:
 
 
 class _Lane:
-    """Requests that wait, in order of arrival."""
+    """Requests that wait, in order of arrival, all for numbers of their own or all batches.
 
-    __slots__ = ("running", "waiting")
+    Args:
+        at_once: so many calls may be in flight.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("at_once", "running", "waiting")
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
         self.waiting: deque[Waiting | _Batch] = deque()
         self.running: set[asyncio.Task[None]] = set()
 
@@ -217,13 +223,9 @@ class _Lane:
         size = 0
         most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + before + 1) // 2))
         while self.waiting and len(taken) < most and size < CALL_BYTES_MAX and len(series) < CALL_SERIES_MAX:
-            request = self.waiting[0]
+            request = self.waiting.popleft()
             if isinstance(request, _Batch):
-                if not taken:
-                    self.waiting.popleft()
-                    return request
-                break
-            self.waiting.popleft()
+                return request
             size += len(request.order.meta) + len(request.order.sig)
             series.add(request.series.id)
             taken.append(request)
@@ -240,7 +242,8 @@ class Allocator:
         self._gate = gate
         self._on_dirty = on_dirty
         self._backlog_max = backlog_max
-        self._lanes: defaultdict[int, _Lane] = defaultdict(_Lane)
+        self._singles: defaultdict[int, _Lane] = defaultdict(partial(_Lane, 1))
+        self._batches: defaultdict[int, _Lane] = defaultdict(partial(_Lane, BATCHES_AT_ONCE))
         self._by_shard = isinstance(client, RedisCluster)
         self._skew_ms = 0
 
@@ -343,9 +346,10 @@ class Allocator:
             self._on_dirty(shard)
 
     def _enqueue(self, request: Waiting | _Batch) -> None:
-        lane = self._lanes[request.series.shard if self._by_shard else 0]
+        lanes = self._batches if isinstance(request, _Batch) else self._singles
+        lane = lanes[request.series.shard if self._by_shard else 0]
         lane.waiting.append(request)
-        if len(lane.running) < (BATCHES_AT_ONCE if isinstance(request, _Batch) else 1):
+        if len(lane.running) < lane.at_once:
             lane.running.add(asyncio.get_running_loop().create_task(self._run(lane)))
 
     async def _run(self, lane: _Lane) -> None:
