@@ -444,8 +444,10 @@ def _recovered(outcome: Any) -> str:
         return f"Redis was built anew: {outcome.series:,} series, {outcome.entries:,} entries. Allocation goes on."
     if not outcome.doubts:
         return "Nothing is to be recovered: Redis holds all that the store lacks."
-    said = "{one.series}: {one.counter} may have been issued from {one.number} on; {one.why}"
-    lines = [said.format(one=one) for one in outcome.doubts]
+    lines = []
+    for one in outcome.doubts:
+        from_where = f"{one.counter} may have been issued from {one.number} on; " if one.counter else ""
+        lines.append(f"{one.series}: {from_where}{one.why}")
     advice = "Give --resume-at SERIES=N with a number that surely was not issued, or --accept-loss: numbers may repeat."
     return "\n".join(["Acknowledged numbers may be lost:", *lines, advice])
 

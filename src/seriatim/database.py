@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from seriatim.errors import ConfigError, Unavailable
+from seriatim.errors import ConfigError, Halted, Unavailable
 
 BUSY_S = 10
 """How long a transaction waits for another one that writes to SQLite."""
@@ -119,6 +119,19 @@ class Database:
             return f"{status.st_dev}:{status.st_ino}"
         with self.read() as connection:
             return str(connection.scalar(sa.text("SELECT extract(epoch FROM pg_postmaster_start_time())")))
+
+    def check_durable(self) -> None:
+        """Checks that the server syncs what it commits; connections see to it that commits wait for that.
+
+        Raises:
+            Halted: it does not.
+            Unavailable: it does not answer.
+        """
+        if self.sqlite:
+            return
+        with self.read() as connection:
+            if connection.scalar(sa.text("SHOW fsync")) != "on":
+                raise Halted("PostgreSQL could lose what it has committed. Set in its configuration: fsync = on.")
 
     def add(self, connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Adds rows, each with all columns of the table in their order, in as few statements as the database takes.

@@ -73,6 +73,8 @@ def _server(client: redis.Redis, store: Store, config: Config, data: DataSet | N
         for server in servers:
             checks.append(("settings", partial(recovery.check_settings, server, config.ack)))
             checks.append(("clock", partial(recovery.check_clock, server)))
+        if data is not None and config.ack == "fsync":
+            checks.append(("settings", store.check_durable))
         for kind, check in checks:
             try:
                 check()

@@ -58,7 +58,7 @@ class Doubt(msgspec.Struct, frozen=True):
     Args:
         series: its id.
         entries: how many are safe.
-        counter: the format's first counter, in today's period.
+        counter: the format's first counter, in today's period; empty where the store lacks the series itself.
         number: from this one on, numbers may have been issued that are nowhere.
         why: what was found.
     """
@@ -236,8 +236,11 @@ class Recovery:
 
     def _doubts(self, data: DataSet, everything: str | None) -> list[Doubt]:
         """Returns the series of which Redis does not show that the store has all."""
-        loaded = [one for one in self._store.list_series() if one.loaded_epoch == data.epoch or any(one.place)]
-        doubts = []
+        places = recovery.places(self._client)
+        known = self._store.list_series()
+        lacking = sorted(places.keys() - {one.id for one in known})
+        doubts = [_unknown(name, places[name]) for name in lacking if places[name].position or places[name].k]
+        loaded = [one for one in known if one.loaded_epoch == data.epoch or any(one.place)]
         for some in _slices(loaded, KEYS_A_CALL):
             settled = self._store.counters(some)
             for series, kept in zip(some, self._kept(some), strict=True):
@@ -262,6 +265,9 @@ class Recovery:
         for name, number in choice.resume_at.items():
             if name not in numbers:
                 raise Invalid({"resume-at": f"series {name} has lost nothing. Leave it out"})
+            if not self._store.series_by_ids([name]):
+                why = "is not in the store. Put the store's newest data back, or give --accept-loss and make another"
+                raise Invalid({"resume-at": f"series {name} {why}"})
             if not numbers[name] <= number <= COUNTER_MAX:
                 raise Invalid({"resume-at": f"series {name} can go on with {numbers[name]} at the earliest"})
             numbering = self._store.series_by_ids([name])[name].numbering
@@ -482,6 +488,11 @@ def _doubt(series: Series, why: str, settled: dict[str, int], kept: _Kept | None
     field = _first_counter(series)
     known = [value for value in (settled.get(field), kept.number if kept else None) if value is not None]
     return Doubt(series.id, series.position, field, _next_number(series, max(known, default=None)), why)
+
+
+def _unknown(name: str, at: keyspace.At) -> Doubt:
+    why = f"the store has lost the series itself, in which {at.position:,} entries were issued"
+    return Doubt(name, 0, "", 1, why)
 
 
 def _current(series: Series, counters: dict[str, int]) -> dict[str, int]:

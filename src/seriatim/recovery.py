@@ -83,6 +83,8 @@ def meet(client: redis.Redis, store: Store, ack: Literal["fsync", "memory"]) -> 
         try:
             with clients.pinned(client) as (whole, servers):
                 seen = check_servers(client, servers, ack)
+                if ack == "fsync":
+                    store.check_durable()
                 standing = _meet(whole, seen, store)
                 for server in servers:
                     scripts.load(server, standing)
@@ -146,8 +148,8 @@ def _meet(client: redis.Redis, seen: Sequence[Server], store: Store) -> Standing
             note_compared(client, server)
         return Standing(data.epoch, data.generation)
     log.info("met a new server", run_id=name, generation=data.generation)
-    _check_shards(client, data, data.pending_generation)
     if is_promoted(seen, data):
+        _check_shards(client, data, data.pending_generation)
         _mark(client, data)
     examine(client, seen, store, data)
     store.begin_generation(data.generation)
@@ -310,20 +312,7 @@ def check_settled(client: redis.Redis, store: Store) -> None:
         Halted: the store has lost records; names the series.
         Unavailable: the server or the store does not answer.
     """
-    pattern = keyspace.series_key(0, "*").replace("000", "*")
-    # Redis first: what is settled meanwhile is in the store when that is read.
-    with scripts.translated():
-        keys = list(client.scan_iter(match=pattern, count=CHECK_SERIES))
-    found: dict[str, keyspace.At] = {}
-    for start in range(0, len(keys), CHECK_SERIES):
-        some = keys[start : start + CHECK_SERIES]
-        pipeline = client.pipeline(transaction=False)
-        for key in some:
-            pipeline.hget(key, "at")
-        with scripts.translated():
-            replies = pipeline.execute()
-        named = [key.decode().rpartition(":")[2] for key in some]
-        found |= {name: keyspace.At.unpack(packed) for name, packed in zip(named, replies, strict=True) if packed}
+    found = places(client)  # first: what is settled meanwhile is in the store when that is read
     held = {one.id: one.place for one in store.list_series()}
     for name, at in found.items():
         settled = (at.settled, 0) if at.items else (at.position, at.k)
@@ -334,6 +323,27 @@ def check_settled(client: redis.Redis, store: Store) -> None:
                 f"The store has lost records of series {name}: it has had them up to {place_text(settled)}, and ends "
                 f"at {ends}. Put the store's newest data back."
             )
+
+
+def places(client: redis.Redis) -> dict[str, keyspace.At]:
+    """Returns where each series stands that Redis holds.
+
+    Raises:
+        Unavailable: the server does not answer.
+    """
+    pattern = keyspace.series_key(0, "*").replace("000", "*")
+    found: dict[str, keyspace.At] = {}
+    with scripts.translated():
+        keys = list(client.scan_iter(match=pattern, count=CHECK_SERIES))
+        for start in range(0, len(keys), CHECK_SERIES):
+            some = keys[start : start + CHECK_SERIES]
+            pipeline = client.pipeline(transaction=False)
+            for key in some:
+                pipeline.hget(key, "at")
+            named = [key.decode().rpartition(":")[2] for key in some]
+            pairs = zip(named, pipeline.execute(), strict=True)
+            found |= {name: keyspace.At.unpack(packed) for name, packed in pairs if packed}
+    return found
 
 
 def check_claims(client: redis.Redis, data: DataSet, all_series: Sequence[Series], companies: Sequence[str]) -> None:
@@ -482,6 +492,8 @@ class Watch:
             self._ask(standing)  # that Redis does not answer says nothing about the store
             raise
         data = self._ask(standing)
+        if self._ack == "fsync":
+            self._store.check_durable()
         if any(one.replicated for one in seen) and not data.replicated:
             self._store.note_replicas()
         if data.state == "halted":
