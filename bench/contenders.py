@@ -39,7 +39,7 @@ START_S = 30
 ALL_SERIES = series_key(0, "*").replace("000", "*")
 SCANNED = 10_000
 NUMBERS = """
-local position, _, settled = struct.unpack('>ddd', redis.call('HGET', KEYS[1], 'at'))
+local position, _, settled = struct.unpack('>dI4d', redis.call('HGET', KEYS[1], 'at'))
 local from = '-'
 local kept = settled
 repeat

@@ -24,8 +24,7 @@ if not version then
   elseif ARGV[5] == '1' then
     return 'missing'
   end
-  redis.call('HSET', KEYS[2], 'version', ARGV[3], 'open', '0', 'on', ARGV[4], 'at',
-    series.pack_at(0, 0, 0, 0, 0, 0, 0, 0))
+  redis.call('HSET', KEYS[2], 'version', ARGV[3], 'open', '0', 'on', ARGV[4], 'at', series.new_at(0))
   redis.call('HSET', KEYS[4], '', '')
   return 'ok'
 end

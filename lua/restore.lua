@@ -41,6 +41,6 @@ end
 for i = 1, #restored, 2 do
   index.add(ids, restored[i], restored[i + 1])
 end
-local counts = ARGV[3] == 'at' and series.pack_at(after, 0, 0, 0, 0, 0, 0, 0) or series.text(after)
+local counts = ARGV[3] == 'at' and series.new_at(after) or series.text(after)
 redis.call('HSET', KEYS[2], ARGV[3], counts, unpack(ARGV, 6))
 return 'ok'

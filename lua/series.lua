@@ -3,7 +3,7 @@
 
 local series = {} -- luacheck: ignore 241 (the scripts that include this file use it)
 local COUNTER_MAX = 9007199254740991
-local AT = '>dddddddd'
+local AT = '>dI4dI4I4dddI4' -- with a value above 64 bytes a hash takes several times the memory
 local call = redis.call
 
 -- A whole number in digits; '..' would turn 1e14 into 1e+14.
@@ -38,7 +38,8 @@ end
 
 -- Where a series stands, as its hash keeps it in `at`: position and k of its last record, settled position, how many
 -- items its outbox holds and how many of them are skips and voids, how many entries were claimed, the time of its last
--- record (ms), and the number of its last entry. One field: each more would cost as much as all of this together.
+-- record (ms), the number of its last entry, and the k that was settled at the settled position. One field: each more
+-- would cost as much as all of this together.
 function series.unpack_at(at)
   return struct.unpack(AT, at)
 end
@@ -47,9 +48,14 @@ function series.pack_at(...)
   return struct.pack(AT, ...)
 end
 
+-- The `at` of a series of which nothing is known but how many entries it has.
+function series.new_at(position)
+  return series.pack_at(position, 0, 0, 0, 0, 0, 0, 0, 0)
+end
+
 -- Whether a series has records, given its `at`, if it has one.
 function series.is_used(at)
-  local position, k = series.unpack_at(at or series.pack_at(0, 0, 0, 0, 0, 0, 0, 0))
+  local position, k = series.unpack_at(at or series.new_at(0))
   return position > 0 or k > 0
 end
 
@@ -62,7 +68,7 @@ function series.read(key, outbox, prefix, clock_ms, fields)
   elseif not h[5] then
     return nil, { 'damaged', 'the place of the series is missing' }
   end
-  local position, k, settled, items, notes, claims, time, number = series.unpack_at(h[5])
+  local position, k, settled, items, notes, claims, time, number, settled_k = series.unpack_at(h[5])
   local length = call('XLEN', outbox)
   if length ~= items then
     return nil, { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. items }
@@ -77,7 +83,7 @@ function series.read(key, outbox, prefix, clock_ms, fields)
     key = key, outbox = outbox, prefix = prefix, version = tonumber(h[1]), active = h[3] == '1', changing = h[4],
     position = position, k = k, settled = settled, items = items, notes = notes, claims = claims, number = number,
     last_date = string.sub(last, 1, 10), last_id = string.sub(last, 11), now = math.max(clock_ms, time),
-    clock_ms = clock_ms, counters = {}, raised = {},
+    settled_k = settled_k, clock_ms = clock_ms, counters = {}, raised = {},
   }
   for i, field in ipairs(fields) do
     state.counters[field] = tonumber(h[6 + i] or nil)
@@ -88,7 +94,7 @@ end
 -- What the hash of a series keeps as `at`, as its state now is.
 function series.at(state)
   return series.pack_at(state.position, state.k, state.settled, state.items, state.notes, state.claims, state.now,
-    state.number)
+    state.number, state.settled_k)
 end
 
 -- The record of an entry, given its position and id, if it is whole in the outbox. A skip or a void cannot stand inside

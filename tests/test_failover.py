@@ -24,7 +24,7 @@ from seriatim.doctor import diagnose
 from seriatim.errors import Damaged, Halted, Invalid, Unavailable
 from seriatim.http.app import Front
 from seriatim.ledger import Wanted
-from seriatim.model import Entry
+from seriatim.model import Entry, Why
 from seriatim.rebuild import Choice, Recovery
 from seriatim.recovery import places
 from seriatim.signing import Signer
@@ -444,6 +444,26 @@ def test_a_standby_that_lacks_what_was_settled_is_found_at_once_and_recovered(
             await issue(front, fresh, 1)
             assert {entry.code for entries in fresh.values() for entry in entries} == {"T-41"}
             assert set(places(valkey.client)) == set(told)
+
+    asyncio.run(run())
+
+
+def test_a_standby_that_lacks_only_a_void_is_found_though_numbers_wait_behind_that(
+    valkey: Valkey, database: Postgres, config: Config
+) -> None:
+    async def run() -> None:
+        # Given a standby that lacks a void, which was settled, and behind which numbers wait
+        async def between(front: Front, told: Told) -> None:
+            name, entries = next(iter(told.items()))
+            await front.ledger.void(owners[name], name, entries[0].id, Why("a mistake", "somebody"))
+            with closing_drainer(valkey, config) as drain:
+                await asyncio.to_thread(drain)
+            await issue(front, told, 1)
+
+        # When it takes over, then allocation stops: the chain would go on without it, and hold
+        async with behind_a_failover(valkey, database, config, between) as (front, told, _):
+            await asyncio.to_thread(until, lambda: front.gate.standing is None and type(front.gate.refusal) is Halted)
+            assert f"series {next(iter(told))}: it has had them up to 20-1, and ends at 20." in front.gate.refusal.message
 
     asyncio.run(run())
 

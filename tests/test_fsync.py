@@ -6,13 +6,12 @@ import asyncio
 import re
 import subprocess
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from core import SHARDS, make_config, make_series, running_front
+from core import make_config, make_series, running_front
 from seriatim.embedded import server_arguments
 from seriatim.ledger import Wanted
 from seriatim.store import Store
@@ -92,12 +91,9 @@ async def issue(config_of: Valkey, store: Store, ack: str) -> list[bytes]:
 
 
 @pytest.fixture
-def store(directory: Path) -> Iterator[Store]:
-    made = Store(f"sqlite:///{directory / 'store.db'}")
-    made.migrate()
-    made.prepare(SHARDS)
-    yield made
-    made.close()
+def store_url(directory: Path) -> str:
+    """One of the two databases is enough here."""
+    return f"sqlite:///{directory / 'store.db'}"
 
 
 def test_every_answer_leaves_after_its_number_is_on_disk(directory: Path, store: Store) -> None:

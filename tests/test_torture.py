@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ def test_a_short_torture_finds_nothing(stack: str, losses: int) -> None:
 
 
 @pytest.mark.parametrize("plant", planted.PLANTS)
-def test_a_torture_finds_what_is_planted(plant: str) -> None:
-    # Given a Seriatim with a fault, when it is tortured
+def test_a_torture_finds_what_is_planted(plant: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a Seriatim with a fault, when it is tortured, which leaves its files to be looked at
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
     journal = Journal()
     program = [sys.executable, str(HERE / "torture" / "planted.py"), plant, "seriatim"]
     rounds.run(Plan("sqlite", 1, faults=1, halts=0, losses=0, deadline_s=5, patience_s=5), journal, program)

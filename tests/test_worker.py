@@ -25,7 +25,7 @@ from seriatim.model import Entry, Series
 from seriatim.signing import JsonWebKeySet
 from seriatim.store import Slice, Store
 from seriatim.verify import audit_store
-from stack import SERIATIM, Up, Valkey, list_entries, new_id, put_entry, put_series, until
+from stack import SERIATIM, Up, Valkey, entry_path, list_entries, new_id, put_entry, put_series, until
 
 SERIES = 3
 ENTRIES = 300
@@ -265,6 +265,19 @@ def test_wake_ups_are_few_and_may_be_lost_or_repeated(up: Up) -> None:
         until(lambda: client.get(f"/sequence/v1/series/{series}/entries").json()["list"][0]["sigs"])
         up.settled()
         assert [entry["position"] for entry in list_entries(client, series)] == list(range(1, 101))
+
+
+def test_locks_of_dead_workers_end_though_the_clock_was_set_back(up: Up) -> None:
+    with up.client() as client:
+        # Given locks that workers had when they died, before Redis' clock was set back by minutes
+        series = put_series(client)
+        with up.redis() as redis_client:
+            for shard in range(16):
+                redis_client.set(f"{keyspace.shard_key(shard)}:lock", "dead", px=25 * 60_000)
+
+        # When an entry comes in, then it is settled in seconds
+        entry = put_entry(client, series)
+        until(lambda: client.get(entry_path(series, entry["id"])).json()["sigs"])
 
 
 def test_a_worker_stops_in_time_when_it_is_told(valkey: Valkey, store: Store) -> None:

@@ -75,7 +75,7 @@ def voids_key(series: Series) -> str:
     return f"{index_prefix(series.shard, series.id)}:voids"
 
 
-_at = struct.Struct(">8d")
+_at = struct.Struct(">dIdIIdddI")
 
 
 class At(msgspec.Struct, frozen=True):
@@ -84,7 +84,8 @@ class At(msgspec.Struct, frozen=True):
     Args:
         position: of its last record, with
         k: which tells that from others at this position.
-        settled: the position up to which the store has all entries.
+        settled: the position up to which the store has all entries, and
+        settled_k: at it, up to this k all skips and voids.
         items: how many the outbox holds.
         notes: how many of them are skips and voids.
         claims: how many entries came here because the series was their company's default.
@@ -100,6 +101,7 @@ class At(msgspec.Struct, frozen=True):
     claims: int = 0
     time: int = 0
     number: int = 0
+    settled_k: int = 0
 
     @classmethod
     def unpack(cls, packed: bytes) -> At:

@@ -383,6 +383,7 @@ class Recovery:
             position=series.position,
             k=series.k,
             settled=series.position,
+            settled_k=series.k,
             claims=series.claims,
             time=last.created_at if last else 0,
             number=entry.number if entry else 0,

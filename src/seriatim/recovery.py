@@ -315,7 +315,7 @@ def check_settled(client: redis.Redis, store: Store) -> None:
     found = places(client)  # first: what is settled meanwhile is in the store when that is read
     held = {one.id: one.place for one in store.list_series()}
     for name, at in found.items():
-        settled = (at.settled, 0) if at.items else (at.position, at.k)
+        settled = at.settled, at.settled_k
         lost = settled > held.get(name, (0, 0))
         if lost or (at.position and name not in held):
             ends = place_text(held[name]) if name in held else "nothing"

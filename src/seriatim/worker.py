@@ -328,15 +328,21 @@ def sweep(client: redis.Redis, server: redis.Redis, shards: int) -> None:
 
 
 def _idle(client: redis.Redis, shards: int) -> list[int]:
-    """Returns the dirty shards that nobody works on."""
+    """Returns the dirty shards that nobody works on.
+
+    Where Redis' clock was set back, the lock of a dead worker would last as long: none is made for more than LOCK_S.
+    """
     pipeline = client.pipeline(transaction=False)
     for shard in range(shards):
         pipeline.scard(keyspace.dirty_key(shard))
-        pipeline.exists(f"{keyspace.shard_key(shard)}:lock")
+        pipeline.pttl(f"{keyspace.shard_key(shard)}:lock")
     with scripts.translated():
         replies = pipeline.execute()
-    pairs = zip(replies[::2], replies[1::2], strict=True)
-    return [shard for shard, (dirty, locked) in enumerate(pairs) if dirty and not locked]
+        left_ms = replies[1::2]
+        for shard in range(shards):
+            if left_ms[shard] > LOCK_S * 1000:
+                client.delete(f"{keyspace.shard_key(shard)}:lock")
+    return [shard for shard in range(shards) if replies[2 * shard] and not 0 <= left_ms[shard] <= LOCK_S * 1000]
 
 
 def _sweep_for_ever(client: redis.Redis, worker: _Worker, shards: int, stopping: threading.Event) -> None:

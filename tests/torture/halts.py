@@ -24,7 +24,7 @@ from seriatim import keyspace
 from seriatim.model import shard_of
 from stack import entry_path, new_id, until
 from torture.journal import Journal
-from torture.services import SHARDS, NotReadyError, Services
+from torture.services import SHARDS, Apart, NotReadyError, Services
 
 SETTLE_S = 60.0
 AGO_S = 1.5
@@ -50,6 +50,10 @@ class Halt(msgspec.Struct, frozen=True):
     damage: Callable[[Scene], None]
     loses: bool = True
     """Whether it takes records that wait with it."""
+    needs: str = ""
+    """What services must have; empty where any do."""
+    prepare: Callable[[Services], None] = lambda _: None
+    """What is done a while before."""
 
 
 def flushed(scene: Scene) -> None:
@@ -107,6 +111,18 @@ def torn(scene: Scene) -> None:
         _repair(scene.services)
 
 
+def lagging(services: Services) -> None:
+    """A replica is cut off."""
+    assert isinstance(services, Apart)
+    services.lag()
+
+
+def promoted(scene: Scene) -> None:
+    """A replica without the last writes takes the place of its primary."""
+    assert isinstance(scene.services, Apart)
+    scene.services.promote()
+
+
 def _repair(services: Services) -> None:
     """Redis does not start with a torn log. That of `seriatim up` is mended by `recover`, any other by its operator."""
     if "supervisor" not in services.has:
@@ -123,14 +139,21 @@ HALTS = (
     Halt("old copy", old_copy),
     Halt("log cut short", cut_short),
     Halt("log torn", torn, loses=False),
+    Halt("replica promoted", promoted, needs="replica", prepare=lagging),
 )
 """All of them."""
+
+
+def fitting(services: Services) -> list[Halt]:
+    """Returns those for which services have what they need."""
+    return [halt for halt in HALTS if not halt.needs or halt.needs in services.has]
 
 
 def play(services: Services, rng: Random, halt: Halt, journal: Journal, *, lossy: bool) -> None:
     """Halts allocation by damage, and recovers it as the documents say, beside the load."""
     copy = services.directory.path / "copy"
     services.copy_redis(copy)
+    halt.prepare(services)
     begun, before = services.log_bytes(), last_numbers(services)
     time.sleep(AGO_S)
     log_bytes = begun, services.log_bytes()

@@ -64,8 +64,9 @@ def run(plan: Plan, journal: Journal, program: Sequence[str] = SERIATIM) -> None
         for _ in range(plan.storms if plan.faults else 0):
             with loaded(services, plan, journal, MIX):
                 storm(services, Random(rng.random()), plan.faults, journal)
-        sound = [halts.HALTS[number % len(halts.HALTS)] for number in range(plan.halts)]
-        losing = [halt for halt in halts.HALTS if halt.loses]
+        fitting = halts.fitting(services)
+        sound = [fitting[number % len(fitting)] for number in range(plan.halts)]
+        losing = [halt for halt in fitting if halt.loses]
         for chosen, lossy in ((sound, False), ([losing[n % len(losing)] for n in range(plan.losses)], True)):
             if chosen:
                 with loaded(services, plan, journal, MIX_OF_NEW if lossy else MIX, lossy=lossy):

@@ -34,6 +34,8 @@ WORKERS = 2
 AGAIN_S = 0.2
 READY_S = 90.0
 SHARDS = 16
+LEASE_S = 2
+REPLICA = "replica"
 ROLES = {
     "api": "seriatim serve",
     "worker": "seriatim worker",
@@ -69,7 +71,7 @@ class Services(ABC):
         self._tender = threading.Thread(target=self._tend_for_ever, daemon=True)
 
     has: set[str]
-    """What faults may need: roles of processes, `store file`, `redis link`."""
+    """What damage may need: roles of processes, `store file`, `redis link`, `replica`."""
 
     @property
     def sqlite(self) -> bool:
@@ -367,7 +369,15 @@ class Apart(Services):
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.links |= {"http": Link(self._ports), "redis": Link([str(self.directory.socket)])}
         self._database: PostgreSQL | None = None
-        self.has = {"api", "worker", "redis", "redis link", "store file" if database == "sqlite" else "database"}
+        self._replica: subprocess.Popen[bytes] | None = None
+        self.has = {
+            "api",
+            "worker",
+            "redis",
+            "redis link",
+            "replica",
+            "store file" if database == "sqlite" else "database",
+        }
         store = f"sqlite:///{path / 'store.db'}"
         if database == "postgresql":
             self._database = PostgreSQL(path / "database")
@@ -379,6 +389,7 @@ class Apart(Services):
             "SERIATIM_REDIS_URL": f"redis://127.0.0.1:{self.links['redis'].port}/0",
             "SERIATIM_STORE_URL": store,
             "SERIATIM_SIGNING_KEY": str(path / "signing-key.json"),
+            "SERIATIM_LEASE_S": str(LEASE_S),
         }
         self._commands = {"redis": server_arguments(self.directory)}
         self._commands |= {f"api {port}": [*self.program, "serve", "--port", str(port)] for port in self._ports}
@@ -402,6 +413,37 @@ class Apart(Services):
         """All of them."""
         database = [self._database.process.pid] if self._database else []
         return [one.pid for one in self._processes.values()] + database
+
+    def close(self) -> None:
+        """Ends everything at once."""
+        super().close()
+        if self._replica:
+            self._replica.kill()
+            self._replica.wait()
+
+    def lag(self) -> None:
+        """Has Redis copied by a replica, which hears of nothing that comes then."""
+        port, copy = free_port(), DataDirectory(self.directory.path / REPLICA)
+        copy.redis.mkdir(parents=True)
+        with self.redis() as primary:
+            primary.config_set("port", port)
+            following = [*server_arguments(copy), "--replicaof", "127.0.0.1", str(port)]
+            self._replica = _start(following, self.environment, copy.path / "redis.log")
+            until(lambda: primary.wait(1, 1000) == 1)
+            primary.config_set("port", 0)
+            primary.client_kill_filter(_type="replica")
+
+    def promote(self) -> None:
+        """Redis dies, and the replica stands for it."""
+        assert self._replica is not None
+        copy = DataDirectory(self.directory.path / REPLICA)
+        with self.redis_down():
+            with redis.Redis.from_url(f"unix://{copy.socket}") as client:
+                client.replicaof("NO", "ONE")
+            shutil.rmtree(self.directory.redis)
+            copy.redis.rename(self.directory.redis)
+            shutil.rmtree(copy.path)
+            self._processes["redis"], self._replica = self._replica, None
 
     def first_key(self) -> str:
         """Makes a company and a key for it."""
