@@ -88,10 +88,10 @@ MUTANTS = (
     ),
     Mutant(
         "large numbers are written as 1e+14",
-        "lua/series.lua",
-        "return string.format('%d', number)",
-        "return '' .. number",
-        "tests/test_scripts.py",
+        "src/seriatim/groups.py",
+        'if numbering.padding else "%d"',
+        'if numbering.padding else "%s"',
+        "tests/test_scripts.py -k largest",
     ),
     Mutant(
         "everysec is accepted",

@@ -31,6 +31,7 @@ def test_settings_come_from_the_environment_and_have_defaults() -> None:
     assert (config.redis_url, config.shards, config.ack) == ("rediss://cache:6380/1", 64, "memory")
     assert (config.body_bytes_max, config.issuer) == (256 * 1024, "seriatim")
     assert read({}) == Config()
+    assert read({}).ack == "fsync"
 
 
 def test_an_unknown_setting_is_refused_by_its_name() -> None:

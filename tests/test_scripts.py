@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -73,9 +74,10 @@ def test_more_digits_than_the_padding_are_written_in_full(server: Valkey) -> Non
     assert codes == ["A-999", "A-1000"]
 
 
-def test_the_counter_stops_at_the_largest_exact_number(server: Valkey) -> None:
+@pytest.mark.parametrize("padding", [0, 3])
+def test_the_counter_stops_at_the_largest_exact_number(server: Valkey, padding: int) -> None:
     # Given a series one below the end
-    series = opened(server, make_series(start=COUNTER_MAX))
+    series = opened(server, make_series(start=COUNTER_MAX, padding=padding))
 
     # When two numbers are asked for
     replies = allocate(server, group(series, [new_id(), new_id()]))
@@ -431,15 +433,22 @@ def test_a_record_deleted_from_the_outbox_is_noticed(server: Valkey) -> None:
         scripts.settle(server.client, STANDING, series, (3, 0))
 
 
-def test_settling_drops_exactly_what_is_committed_and_may_be_repeated(server: Valkey) -> None:
-    # Given five entries that wait
+@pytest.mark.parametrize(("at_once", "kept"), [(5, [b"5-0"]), (1, [b"4-0", b"5-0"])])
+def test_settling_drops_exactly_what_is_committed_and_may_be_repeated(
+    server: Valkey, at_once: int, kept: list[bytes]
+) -> None:
+    # Given five entries that wait, in one item of the outbox or in five
     series = opened(server, make_series())
     ids = [new_id() for _ in range(5)]
-    allocate(server, group(series, ids))
+    for start in range(0, 5, at_once):
+        allocate(server, group(series, ids[start : start + at_once]))
     assert server.client.smembers(keyspace.dirty_key(SHARD)) == {series.id.encode()}
 
     # When three are settled, twice, and then all
-    left = [scripts.settle(server.client, STANDING, series, (upto, 0)) for upto in (3, 3, 5)]
+    left = [scripts.settle(server.client, STANDING, series, (3, 0)) for _ in range(2)]
+    waiting = [name for name, _ in cast("Any", server.client.xrange(keyspace.outbox_key(SHARD, series.id)))]
+    left.append(scripts.settle(server.client, STANDING, series, (5, 0)))
+    assert waiting == kept
 
     # Then what is left is what was not committed, and a clean series leaves nothing behind
     assert left == [2, 2, 0]

@@ -280,6 +280,25 @@ def test_locks_of_dead_workers_end_though_the_clock_was_set_back(up: Up) -> None
         until(lambda: client.get(entry_path(series, entry["id"])).json()["sigs"])
 
 
+SIGNALLED = """
+import signal, time
+from seriatim.worker import Stopping
+stopping = Stopping()
+signal.signal(signal.SIGALRM, lambda *_: stopping.set())
+signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    stopping.wait(0.001)
+    stopping.clear()
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_a_signal_at_any_moment_does_not_lock_up_who_waits_for_it() -> None:
+    # Given a thread that waits to be told to stop, when signals tell it so all the time, then it always goes on
+    subprocess.run([sys.executable, "-c", SIGNALLED], check=True, timeout=20)
+
+
 def test_a_worker_stops_in_time_when_it_is_told(valkey: Valkey, store: Store) -> None:
     # Given a worker with much to do
     told: dict[str, Any] = asyncio.run(issue(valkey, store))

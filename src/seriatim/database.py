@@ -29,7 +29,7 @@ PRAGMAS = (
 )
 POSTGRESQL = {
     "connect_timeout": "10",
-    # A server, or a client, whose machine is gone is given up, and what it has locked is free again, in some 20 s.
+    # A server, or a client, that is frozen or gone is given up, and what it has locked is free again, in some 20 s.
     "tcp_user_timeout": "20000",
     "keepalives_idle": "5",
     "keepalives_interval": "5",
@@ -38,6 +38,7 @@ POSTGRESQL = {
         f"-c {setting}"
         for setting in (
             "statement_timeout=30000",
+            "idle_in_transaction_session_timeout=20000",
             "tcp_keepalives_idle=5",
             "tcp_keepalives_interval=5",
             "tcp_keepalives_count=3",
@@ -86,14 +87,19 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction that commits at the end, and changes nothing when anything raises."""
+    def write(self, *, patient: bool = False) -> Iterator[sa.Connection]:
+        """A transaction that commits at the end, and changes nothing when anything raises.
+
+        A `patient` one waits in PostgreSQL until it is done: there nobody locks anything for ever.
+        """
         with (
             translated(),
             self._turn(),
             self.engine.connect().execution_options(writes=True) as connection,
             connection.begin(),
         ):
+            if patient and not self.sqlite:
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             yield connection
 
     @contextmanager
@@ -175,10 +181,8 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self.write() as connection:
+        with self.write(patient=True) as connection:
             config.attributes["connection"] = connection
-            if not self.sqlite:  # a large table takes its time
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             command.upgrade(config, "head")
 
 

@@ -143,7 +143,7 @@ class Store(Registry):
 
     def halt(self, reason: str, actor: str, doubt: str | None = None) -> None:
         """Stops allocation in the whole data set until somebody recovers it. The first reason, and doubt, stays."""
-        with self.write() as connection:
+        with self.write(patient=True) as connection:  # a worker that is frozen holds it up
             if doubt is not None:
                 first = sa.func.coalesce(settings.c.doubt, doubt)
                 connection.execute(sa.update(settings).values(doubt=first))

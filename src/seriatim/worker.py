@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, cast
 
 import msgspec
@@ -98,6 +99,37 @@ class _Read(msgspec.Struct, frozen=True):
         return sum(len(part.records) for part in self.parts)
 
 
+class Stopping:
+    """Whether a worker is to stop.
+
+    A signal's handler may say so: of an Event it would wait for ever for the lock of the wait that it interrupts.
+    """
+
+    def __init__(self) -> None:
+        self._told: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Says that it is."""
+        self._told.put(None)
+
+    def clear(self) -> None:
+        """Takes that back."""
+        with suppress(Empty):
+            while True:
+                self._told.get_nowait()
+
+    def is_set(self) -> bool:
+        """Whether it is."""
+        return not self._told.empty()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits until it is, but no longer than this; returns whether it is."""
+        with suppress(Empty):
+            self._told.get(timeout=max(0.0, seconds))
+            self._told.put(None)  # for the others
+        return self.is_set()
+
+
 class Drainer:
     """Moves records from the outboxes to the store."""
 
@@ -110,7 +142,7 @@ class Drainer:
         self._standing: Standing | None = None
         self._until = math.inf
         self._turn = threading.Lock()
-        self.stopping = threading.Event()
+        self.stopping = Stopping()
 
     def drain(self, shard: int) -> bool:
         """Settles a shard's records until there are none, for one turn; True when there is more to do.
@@ -345,7 +377,7 @@ def _idle(client: redis.Redis, shards: int) -> list[int]:
     return [shard for shard in range(shards) if replies[2 * shard] and not 0 <= left_ms[shard] <= LOCK_S * 1000]
 
 
-def _sweep_for_ever(client: redis.Redis, worker: _Worker, shards: int, stopping: threading.Event) -> None:
+def _sweep_for_ever(client: redis.Redis, worker: _Worker, shards: int, stopping: Stopping) -> None:
     while not stopping.wait(SWEEP_S):
         try:
             sweep(client, worker.connection, shards)
