@@ -12,6 +12,7 @@ import redis
 
 from several import Member, Service
 from stack import Valkey, entry_path, new_id, put_entry, put_series, until
+from torture.link import Link
 
 
 @pytest.fixture
@@ -72,3 +73,25 @@ def test_nothing_is_lost_with_the_queues_server(service: Service, valkey: Valkey
         until(lambda: registered(queue))
         settles()
         assert service.run("verify").stdout == "8 entries in 1 series: sound\n"
+
+
+def test_a_queue_that_falls_silent_delays_and_loses_nothing(directory: Path, valkey: Valkey, queue: Member) -> None:
+    # Given a service whose worker waits for a job
+    link = Link([queue.port])
+    service = Service(directory, redis_url=valkey.url, queue_url=f"redis://127.0.0.1:{link.port}")
+    try:
+        headers = {"Authorization": f"Bearer {service.key}"}
+        with httpx.Client(base_url=service.url, headers=headers, timeout=20) as client:
+            until(lambda: service.ready(client) and registered(queue))
+            series = put_series(client)
+
+            # When the queue's server is not reached any more, and nobody is told so
+            link.turn("silent")
+            entry = put_entry(client, series)["id"]
+
+            # Then the worker does not wait for it for long
+            until(lambda: client.get(entry_path(series, entry)).json()["sigs"], 40)
+    finally:
+        link.turn("fair")
+        service.stop()
+        link.close()

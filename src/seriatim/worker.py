@@ -50,6 +50,8 @@ LOCK_S = 5.0
 """How long a dead worker keeps its shard; a live one renews the lock after every slice."""
 FINISH_S = 6.0
 SWEEP_S = 1.0
+QUEUE_S = 3, 5
+"""How long the worker waits for a job, and for the queue's server to say that there is none; RQ waits for minutes."""
 BACKOFF_S = (0.1, 5.0)
 SWITCH_S = 0.0005
 """How long the thread that signs lets the one that commits wait between two statements."""
@@ -301,6 +303,7 @@ def _unsettled(record: Record) -> Record:
 
 class _Worker(SimpleWorker):
     max_connection_wait_time = 2
+    dequeue_timeout, connection_timeout = QUEUE_S
 
     def request_stop(self, signum: int, frame: Any) -> None:
         """Lets the drainer finish the slice at hand."""
@@ -396,7 +399,7 @@ def run(config: Config) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until RQ has its handlers
     store = Store(config.store_url)
     client = clients.blocking(config.redis_url, 30)
-    _queue = clients.blocking(config.queue_url or config.redis_url, 30)
+    _queue = clients.blocking(config.queue_url or config.redis_url, QUEUE_S[1])
     path = Path(config.signing_key)
     signing.create_key(path)
     signer = Signer(path, config.issuer)

@@ -95,5 +95,5 @@ class Link:
                 if writer not in self._lost:
                     writer.write(piece)
                     await writer.drain()
-            if writer not in self._lost:
-                writer.close()
+        if writer not in self._lost:
+            writer.close()
