@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
+from seriatim import clients
+from seriatim.embedded import serving
 from stack import Up, entry_path, new_id, put_entry, put_series, running, until
 
 
@@ -124,6 +127,37 @@ def test_a_torn_log_is_opened_by_a_decision_alone(up: Up, *, beside: bool) -> No
         assert client.get(entry_path(series, entries[4]["id"])).status_code == 404
         assert put_entry(client, series, new_id())["number"] == 6
     assert up.json("verify")["sound"]
+
+
+def test_a_recovery_waits_for_what_a_server_that_still_reads_its_log_comes_to(up: Up) -> None:
+    # Given a service whose server dies again and again, after it has read a long log up to its torn end
+    issue(up, 5)
+    up.kill()
+    log = up.directory.redis_log
+    assert log
+    with log.open("ab") as file:
+        file.write(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n" * 500_000 + b"*3\r\n$3\r\nSET\r\n")
+    up.start()
+    client = clients.blocking(f"unix://{up.directory.socket}")
+
+    # When a recovery comes while it reads
+    until(lambda: is_loading(client))
+    torn: list[str] = []
+    with serving(up.directory, client, lambda: torn.append("torn")):
+        # Then it finds the torn end, and the server runs
+        assert client.ping()
+    assert torn == ["torn"]
+    client.close()
+
+
+def is_loading(client: redis.Redis) -> bool:
+    try:
+        client.ping()
+    except redis.exceptions.BusyLoadingError:
+        return True
+    except redis.exceptions.ConnectionError:
+        pass
+    return False
 
 
 def test_a_wrong_decision_is_refused(up: Up) -> None:

@@ -100,12 +100,13 @@ def _checks(directory: DataDirectory, *fix: str) -> bool:
 
 
 def _is_answering(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.exceptions.BusyLoadingError:
-        return True
-    except redis.exceptions.RedisError:
-        return False
+    while True:
+        try:
+            return bool(client.ping())
+        except redis.exceptions.BusyLoadingError:  # it may come to a torn end yet
+            time.sleep(0.02)
+        except redis.exceptions.RedisError:
+            return False
 
 
 def _wait(client: redis.Redis, directory: DataDirectory) -> None:
