@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 from browser import Browser
 from faulty_proxy import Asked, Proxy, Reply, running
 from loading import Ran, load
-from stack import SERIATIM, Up, list_entries, new_id, put_entry, put_series, seriatim, until
+from stack import SERIATIM, Up, ended, list_entries, new_id, put_entry, put_series, seriatim, until
 
 MIX = "new=70,replay=15,batch=5,list=10"
 
@@ -296,8 +296,13 @@ def test_a_load_whose_command_is_killed_goes_on_no_longer(common_up: Up, client:
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as harness:
         until(lambda: client.get(f"/sequence/v1/series/{series}").json()["last_index"])
 
-        # When the command is killed, then the process that it started ends as well, and asks for no more
+        # When the command is killed, behind on what it is told, then the processes that it started end as well
+        harness.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        children = Path(f"/proc/{harness.pid}/task/{harness.pid}/children").read_text().split()
         harness.kill()
+    assert children
+    until(lambda: all(ended(int(pid)) for pid in children))
     issued = [-1, 0]
     while issued[-1] != issued[-2]:
         issued.append(client.get(f"/sequence/v1/series/{series}").json()["last_index"])

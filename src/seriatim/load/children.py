@@ -9,7 +9,6 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import lru_cache
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -125,9 +124,12 @@ async def _listen(pipe: Pipe, sender: Sender) -> None:
     # A reader of the loop would make the pipe one that never blocks.
     while not pipe.poll():  # noqa: ASYNC110 -- what it waits for is another process
         await asyncio.sleep(LISTEN_S)
-    with suppress(EOFError):
+    try:
         pipe.recv()
-    sender.stop()
+    except (EOFError, OSError):
+        sender.end()
+    else:
+        sender.stop()
 
 
 # proving receipts -------------------------------------------------------------------------------------------------

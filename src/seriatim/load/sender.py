@@ -317,6 +317,11 @@ class Sender:
         """Ends early: what is under way is still answered."""
         self._arrivals = Closed(0, 0, 0)
 
+    def end(self) -> None:
+        """Ends at once, whatever is under way: nobody is left who wants to know."""
+        self.stop()
+        self._give_up_all()
+
     # connections ------------------------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
