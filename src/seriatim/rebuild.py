@@ -262,15 +262,16 @@ class Recovery:
 
     def _check(self, choice: Choice, doubts: Sequence[Doubt]) -> None:
         numbers = {one.series: one.number for one in doubts}
+        known = self._store.series_by_ids(list(choice.resume_at))
         for name, number in choice.resume_at.items():
             if name not in numbers:
                 raise Invalid({"resume-at": f"series {name} has lost nothing. Leave it out"})
-            if not self._store.series_by_ids([name]):
+            if name not in known:
                 why = "is not in the store. Put the store's newest data back, or give --accept-loss and make another"
                 raise Invalid({"resume-at": f"series {name} {why}"})
             if not numbers[name] <= number <= COUNTER_MAX:
                 raise Invalid({"resume-at": f"series {name} can go on with {numbers[name]} at the earliest"})
-            numbering = self._store.series_by_ids([name])[name].numbering
+            numbering = known[name].numbering
             if numbering.chronology == "free" and "inc" not in formats.counters_of(numbering):
                 why = "counts anew for dates that callers choose, of which any may have lost numbers"
                 raise Invalid({"resume-at": f"series {name} {why}. Give --accept-loss, deactivate it, make another"})

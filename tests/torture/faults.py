@@ -35,10 +35,6 @@ class Fault(msgspec.Struct, frozen=True):
     needs: str = ""
     share: int = 2
 
-    def fits(self, services: Services) -> bool:
-        """Whether these services have what it needs."""
-        return not self.needs or self.needs in services.has
-
 
 def killed(role: str) -> Injure:
     """One process dies, or all of its role."""
@@ -202,7 +198,7 @@ FAULTS = (
 
 def draw(services: Services, rng: Random, count: int) -> list[Fault]:
     """Returns so many faults that fit, every kind before any comes out of its turn."""
-    fitting = [fault for fault in FAULTS if fault.fits(services)]
+    fitting = [fault for fault in FAULTS if services.fits(fault.needs)]
     drawn: list[Fault] = []
     while len(drawn) < count:
         bag = [fault for fault in fitting for _ in range(fault.share)] if drawn else list(fitting)

@@ -143,11 +143,6 @@ HALTS = (
 """All of them."""
 
 
-def fitting(services: Services) -> list[Halt]:
-    """Returns those for which services have what they need."""
-    return [halt for halt in HALTS if not halt.needs or halt.needs in services.has]
-
-
 def play(services: Services, rng: Random, halt: Halt, journal: Journal, *, lossy: bool) -> None:
     """Halts allocation by damage, and recovers it as the documents say, beside the load."""
     copy = services.directory.path / "copy"

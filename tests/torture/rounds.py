@@ -64,7 +64,7 @@ def run(plan: Plan, journal: Journal, program: Sequence[str] = SERIATIM) -> None
         for _ in range(plan.storms if plan.faults else 0):
             with loaded(services, plan, journal, MIX):
                 storm(services, Random(rng.random()), plan.faults, journal)
-        fitting = halts.fitting(services)
+        fitting = [halt for halt in halts.HALTS if services.fits(halt.needs)]
         sound = [fitting[number % len(fitting)] for number in range(plan.halts)]
         losing = [halt for halt in fitting if halt.loses]
         for chosen, lossy in ((sound, False), ([losing[n % len(losing)] for n in range(plan.losses)], True)):

@@ -73,6 +73,10 @@ class Services(ABC):
     has: set[str]
     """What damage may need: roles of processes, `store file`, `redis link`, `replica`."""
 
+    def fits(self, needs: str) -> bool:
+        """Whether it has what some damage needs, which may be nothing."""
+        return not needs or needs in self.has
+
     @property
     def sqlite(self) -> bool:
         """Whether the store is a file."""
