@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
+from contextlib import closing
 from typing import Any, cast
 
 import psycopg
@@ -57,6 +59,22 @@ def test_every_connection_commits_durably(store: Store) -> None:
 
     # Then each waits for the disk before it says that it has committed: in SQLite, 2 is FULL
     assert said == [["wal", 2, 1] if store.sqlite else ["on", "on"]] * 3
+
+
+def test_who_waits_too_long_for_a_process_that_writes_to_sqlite_is_told_so(store: Store) -> None:
+    if not store.sqlite:
+        pytest.skip("PostgreSQL ends a transaction that does nothing")
+    # Given a process that has begun to write, and hangs
+    store.close()
+    sa.event.listen(store.engine, "connect", lambda driver, _: driver.execute("PRAGMA busy_timeout = 50"))
+    with closing(sqlite3.connect(str(store.engine.url.database))) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        # When somebody else wants to write, then it is told what to look for; who reads does not notice
+        with pytest.raises(Unavailable, match="see which process hangs"), store.write():
+            pass
+        with store.read() as connection:
+            connection.exec_driver_sql("SELECT 1")
 
 
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)

@@ -195,6 +195,7 @@ def test_clients_that_go_away_leave_nothing_behind(pressed: Up, client: httpx.Cl
     assert "Traceback" not in pressed.directory.log.read_text()
 
     # And who repeats an id gets its one number
+    pressed.settled()
     codes = [put_entry(client, series, one, meta={"k": "v" * 1000})["code"] for one in ids]
     listed = list_entries(client, series)
     assert [entry["position"] for entry in listed] == list(range(1, len(listed) + 1))

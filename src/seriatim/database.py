@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from seriatim.errors import ConfigError, Halted, Unavailable
 
 BUSY_S = 10
 """How long a transaction waits for another one that writes to SQLite."""
+BUSY = f"Others have been writing to the store for {BUSY_S} seconds. Repeat; if it stays so, see which process hangs."
 PRAGMAS = (
     f"busy_timeout = {BUSY_S * 1000}",
     "journal_mode = WAL",
@@ -113,7 +115,7 @@ class Database:
             finally:
                 self._writing.release()
         else:
-            raise Unavailable("The store is busy. Repeat the request.")
+            raise Unavailable(BUSY)
 
     def server(self) -> str:
         """Returns what tells this database from another one at its URL, such as a standby that has taken its place."""
@@ -223,6 +225,8 @@ def translated() -> Iterator[None]:
     except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         if isinstance(error, sa.exc.ProgrammingError) or "no such table" in str(error):
             raise Unavailable("The store's schema is missing or old. Run `seriatim migrate`.") from error
+        if getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise Unavailable(BUSY) from error
         if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
             raise Unavailable("The store does not answer. Repeat the request.") from error
         raise Unavailable("The store cannot be read. Restore it from a backup, or check where it is.") from error

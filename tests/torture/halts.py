@@ -153,7 +153,7 @@ def play(services: Services, rng: Random, halt: Halt, journal: Journal, *, lossy
     log_bytes = begun, services.log_bytes()
     with ExitStack() as held:
         if lossy:
-            held.enter_context(services.stopped("worker"))
+            held.enter_context(services.worker_stopped())
             time.sleep(AGO_S)
         with services.stopped("api"):
             if not lossy:
