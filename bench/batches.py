@@ -22,6 +22,7 @@ from scripted import ALWAYS, MARK, STANDING, TODAY, enrolled, make_series, opene
 from seriatim import scripts
 from seriatim.formats import Window
 from seriatim.groups import Group
+from seriatim.keyspace import pack_request
 from seriatim.line import Line
 from seriatim.model import Series, canonical_meta
 from servers import Valkey
@@ -90,7 +91,7 @@ async def _calls(series: Series) -> list[bytes]:
     for _ in range(PREPARED):
         group = Group(series, Window(*ALWAYS, TODAY))
         for _ in range(BATCH):
-            group.add(None, (uuid.uuid4().bytes + MARK, meta, b""))
+            group.add(None, pack_request(uuid.uuid4().bytes + MARK, meta))
         await scripts.allocate(recorder, STANDING, [group], backlog_max=10**9, atomic=True)
     return recorder.sent
 

@@ -45,9 +45,9 @@ local kept = settled
 repeat
   local items = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 10)
   for _, item in ipairs(items) do
-    local last, k, run, at, entries = string.match(item[1], '^%d+'), string.match(item[1], '%d+$'), item[2][2], 1, 0
+    local last, k, run, at, entries = string.match(item[1], '^%d+'), string.match(item[1], '%d+$'), item[2][4], 1, 0
     while k == '0' and at <= #run do
-      at, entries = at + 4 + struct.unpack('>I4', run, at), entries + 1
+      at, entries = at + 28 + struct.unpack('>I4', run, at + 24), entries + 1
     end
     kept, from = kept + math.min(entries, tonumber(last) - settled), '(' .. item[1]
   end

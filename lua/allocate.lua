@@ -18,26 +18,29 @@
 --               rules       {from ms, until ms, today, strict, digits_max, first}: the local day for which the
 --                           renderings hold, whether dates must not go back, how many digits a code may have, and
 --                           what counters begin with in the series' first periods
---               rendering   {date, fields, code, counted, literal, numbers, claimed}: the series' format
---                           for a date. A field is a counter in its period; code writes a code (string.format) from
---                           the fields that counted numbers, and literal bytes of it are no digits of theirs;
---                           numbers writes the values of all fields as the outbox keeps them; claimed says that the
---                           requests came here because the series was their company's default
+--               rendering   {date, fields, code, counted, literal, claimed, kept}: the series' format for a date. A
+--                           field is a counter in its period; code writes a code (string.format) from the fields that
+--                           counted numbers, and literal bytes of it are no digits of theirs; claimed says that the
+--                           requests came here because the series was their company's default; kept goes with their
+--                           entries into the outbox as it is
 -- ARGV[6]       the groups, one behind the other: the number of its shard (2 bytes) and of its rules (2 bytes), the
---               version of the caller's definition (a double), how many requests it has (2 bytes), and then those:
---               the id (16 bytes), the fingerprint of the payload (8 bytes), the number of its rendering (2 bytes), and
---               behind their length (4 bytes) the client's signature or '', a NUL, and meta as canonical JSON or ''
+--               version of the caller's definition (a double), how many stretches it has (2 bytes), and then those: the
+--               number of its rendering (2 bytes), how many requests it has (2 bytes), and then those:
+--               the id (16 bytes), the fingerprint of the payload (8 bytes), and behind their length (4 bytes) the
+--               client's signature or '', a NUL, and meta as canonical JSON or ''
 --
--- Replies {call, now ms, {shard turned dirty (1 or 0), ...}, {request, ...}, {run, ...}}; call is
---   'ok'        the requests are answered. The runs hold the records of all requests that were issued, in this order
+-- Replies {call, now ms, {shard turned dirty (1 or 0), ...}, {request, ...}, {head, ...}}; call is
+--   'ok'        the requests are answered. The heads are those of the runs that hold all that was issued, in this order
 --   'lost'      a shard hash is missing
 --   'stale'     the caller's epoch or generation is not a shard's
 --   'halted'    allocation is stopped; the second element is the reason
 -- and a request is one of
---   position                   issued: its record is the next in the runs; there are none when a batch is refused
---   {'replayed', position, record, void or ''}     issued before, and the outbox has it
+--   position                   issued; when a batch is refused there are no heads, and it was not
+--   {'twin'}                   issued to a request before in this call, with the same id and payload
+--   {'replayed', position, void or '', head, request, id before or ''}     issued before, and the outbox has it: in a
+--                              run with this head, behind an entry with this id, unless it is the first there
 --   {'settled', position, void or ''}      issued before, and the store has it
---   {'conflict', position}     issued before with another payload
+--   {'conflict'}               issued before with another payload
 --   {'unloaded'}               the series is not loaded
 --   {'changing', for ms}     its definition is being changed
 --   {'version', version}       the caller's definition is not the current one
@@ -52,18 +55,19 @@
 --   {'damaged', what}          keys of the series contradict one another
 
 -- The entries that a call issues in a series go into the outbox as runs: an item whose id is the position of its last
--- entry, with k = 0, and whose one field, e, has the records of up to RUN_MAX entries, each behind its length (4
--- bytes). A record is an entry's id (16 bytes), fingerprint (8 bytes), and then, with NULs between, its time (ms),
--- date, numbers ('field=value;...', or the value alone when the format has just %inc%), code, 1 if claimed, signature,
--- meta, and the id of the entry before or nothing.
+-- entry, with k = 0. Its field e has up to RUN_MAX requests as they came, which followed one another in a stretch; where
+-- the next numbers may be one too many, one alone. Its field h, the head, has the position of the first entry and the
+-- time in ms (doubles), the number of entries (2 bytes), the bytes of the id before it (1 byte) and the number of fields
+-- (1 byte); then the first entry's values of the fields (doubles), that id, and what the rendering keeps. Each entry
+-- raises all of its fields by one.
 
 -- @include index.lua
 -- @include series.lua
 
 local text, call = series.text, redis.call
-local unpack_struct, pack_struct, format, sub = struct.unpack, struct.pack, string.format, string.sub
-local RUN_MAX = 32
-local ACCEPTED = { replayed = true, settled = true }
+local unpack_struct, pack_struct, sub = struct.unpack, struct.pack, string.sub
+local RUN_MAX, HEAD = 32, '>ddI2I1I1'
+local ACCEPTED = { twin = true, replayed = true, settled = true }
 
 local clock_ms = series.clock_ms()
 local atomic = ARGV[4] == '1'
@@ -91,24 +95,24 @@ local function read_state(k, shard, version, rules, first)
   end
   state.shard, state.rules, state.strict = shard, rules, rules[4]
   state.closed = series.refusal(state, version, rules)
-  state.ids, state.before, state.now_text = index.open(state.prefix, state.position), state.position, text(state.now)
-  state.read, state.records, state.fresh = { [first] = true }, {}, {}
+  state.ids, state.read = index.open(state.prefix, state.position), { [first] = true }
+  state.runs, state.new, state.fresh = {}, {}, {}
   return state
 end
 
 local function replay(state, id, position, fingerprint, known)
   if fingerprint ~= known then
-    return { 'conflict', position }
+    return { 'conflict' }
   end
   local void = call('HGET', state.prefix .. ':voids', text(position)) or ''
   if position <= state.settled then
     return { 'settled', position, void }
   end
-  local record = series.record(state.outbox, position, id)
-  if not record then
+  local head, request, before = series.entry(state.outbox, position, id)
+  if not head then
     return { 'damaged', 'entry ' .. text(position) .. ' is neither in the outbox nor settled' }
   end
-  return { 'replayed', position, record, void }
+  return { 'replayed', position, void, head, request, before }
 end
 
 -- Why a request with a new id is refused, if it is.
@@ -126,42 +130,83 @@ local function refusal(state, date)
   end
 end
 
-local function issue(state, rendering, id, fingerprint, rest)
+-- Ends the run at hand: its counters have come as far as its last entry.
+local function finish(state)
+  local run = state.run
+  if not run then
+    return
+  end
+  for i, field in ipairs(run.rendering[2]) do
+    state.raised[field] = run.values[i] + run.count - 1
+  end
+  state.number = run.values[1] + run.count - 1
+  state.claims = state.claims + (run.rendering[6] and run.count or 0)
+  state.run = nil
+end
+
+-- Begins a run with the request at `from`. Answers nothing; or why there are no more numbers.
+local function begin(state, rendering, from)
+  finish(state)
   if not state.read[rendering] then
     series.read_more(state, rendering[2])
     state.read[rendering] = true
   end
-  local values, code = series.count(state, rendering, state.rules)
+  local values, refused = series.count(state, rendering, state.rules)
   if not values then
-    return code
+    return refused
   end
-  for i, field in ipairs(rendering[2]) do
-    state.raised[field] = values[i]
-  end
-  local date, claimed, records = rendering[1], rendering[7], state.records
-  records[#records + 1] = id .. fingerprint .. state.now_text .. '\0' .. date .. '\0'
-    .. format(rendering[6], unpack(values)) .. '\0' .. code .. (claimed and '\0001\0' or '\0\0') .. rest .. '\0'
-    .. state.last_id
-  state.fresh[id] = #records
-  state.position, state.number, state.last_id, state.last_date = state.position + 1, values[1], id, date
-  state.claims = state.claims + (claimed and 1 or 0)
-  state.shard.room = state.shard.room - 1
-  return state.position
+  state.run = { rendering = rendering, values = values, first = state.position + state.count + 1, count = 0,
+    previous = state.new[state.count] or state.last_id, from = from, to = from - 1 }
+  state.runs[#state.runs + 1], state.last_date = state.run, rendering[1]
 end
 
-local function answer(state, rendering, id, fingerprint, rest)
+-- How many entries a run may have.
+local function most(state, run)
+  local values = {}
+  for i, value in ipairs(run.values) do
+    values[i] = value + RUN_MAX - 1
+  end
+  return series.beyond(run.rendering, state.rules, values) and 1 or RUN_MAX
+end
+
+-- Whether a run goes on with the request at `from`.
+local function goes_on(state, run, rendering, from)
+  if not run or run.to ~= from - 1 or run.rendering ~= rendering then
+    return false
+  elseif not run.most then
+    run.most = most(state, run)
+  end
+  return run.count < run.most
+end
+
+-- Issues the next number for a request: the bytes `from` to `to` of all of them.
+local function issue(state, rendering, id, fingerprint, from, to)
+  local run = state.run
+  if not goes_on(state, run, rendering, from) then
+    local refused = begin(state, rendering, from)
+    if refused then
+      return refused
+    end
+    run = state.run
+  end
+  local nth = state.count + 1
+  run.count, run.to = run.count + 1, to
+  state.count, state.new[nth], state.fresh[id] = nth, id, fingerprint
+  state.shard.room = state.shard.room - 1
+  return state.position + nth
+end
+
+local function answer(state, rendering, id, fingerprint, from, to)
   local twin = state.fresh[id]
   if twin then
-    local record, position = state.records[twin], state.before + twin
-    local same = sub(record, 17, 24) == fingerprint
-    return same and { 'replayed', position, record, '' } or { 'conflict', position }
+    return twin == fingerprint and { 'twin' } or { 'conflict' }
   end
   local value = index.find(state.ids, id)
   if value then
     local known, position = index.unpack(value)
     return replay(state, id, position, fingerprint, known)
   end
-  return refusal(state, rendering[1]) or issue(state, rendering, id, fingerprint, rest)
+  return refusal(state, rendering[1]) or issue(state, rendering, id, fingerprint, from, to)
 end
 
 -- Forgets the counters of periods that are over: dates of a strict series do not go back to them. A later period may
@@ -179,28 +224,30 @@ local function forget(state)
   end
 end
 
--- Adds the entries to the outbox, and the runs that they make to `runs`.
-local function append(state, runs)
-  local records = state.records
-  for first = 1, #records, RUN_MAX do
-    local last, run = math.min(first + RUN_MAX - 1, #records), {}
-    for i = first, last do
-      run[#run + 1] = pack_struct('>I4', #records[i])
-      run[#run + 1] = records[i]
-    end
-    runs[#runs + 1] = table.concat(run)
-    call('XADD', state.outbox, text(state.before + last) .. '-0', 'e', runs[#runs])
-    state.items = state.items + 1
-  end
+local function head_of(state, run)
+  local values = run.values
+  return pack_struct(HEAD .. string.rep('d', #values), run.first, state.now, run.count, #run.previous, #values,
+    unpack(values)) .. run.previous .. run.rendering[7]
 end
 
-local function write(state, runs)
-  append(state, runs)
-  for i, record in ipairs(state.records) do
-    index.add(state.ids, sub(record, 1, 16), index.pack(sub(record, 17, 24), state.before + i))
+-- Adds the runs to the outbox, and their heads to `heads`.
+local function append(state, heads)
+  for _, run in ipairs(state.runs) do
+    local head, last = head_of(state, run), run.first + run.count - 1
+    heads[#heads + 1] = head
+    call('XADD', state.outbox, text(last) .. '-0', 'h', head, 'e', sub(ARGV[6], run.from, run.to))
   end
-  state.k = 0
-  local changes = { 'at', series.at(state), 'last', state.last_date .. state.last_id }
+  state.items = state.items + #state.runs
+end
+
+local function write(state, heads)
+  finish(state)
+  append(state, heads)
+  for i, id in ipairs(state.new) do
+    index.add(state.ids, id, index.pack(state.fresh[id], state.position + i))
+  end
+  state.position, state.k = state.position + state.count, 0
+  local changes = { 'at', series.at(state), 'last', state.last_date .. state.new[state.count] }
   for field, value in pairs(state.raised) do
     changes[#changes + 1] = field
     changes[#changes + 1] = text(value)
@@ -216,7 +263,7 @@ end
 local function mark(shards, states)
   for _, state in ipairs(states) do
     local shard = state.shard
-    shard.issued = shard.issued + #state.records
+    shard.issued = shard.issued + state.count
     shard.ids[#shard.ids + 1] = sub(state.key, -36)
   end
   local turned_dirty = {}
@@ -237,25 +284,29 @@ end
 
 local replies, states, at, refused_any = {}, {}, 1, false
 for k = 2 * shard_count + 1, #KEYS, 3 do
-  local s, r, version, count, from = unpack_struct('>I2I2dI2', ARGV[6], at)
+  local s, r, version, stretches, from = unpack_struct('>I2I2dI2', ARGV[6], at)
   local first, state, refused = #replies + 1, nil, nil
-  for i = 1, count do
-    local id, fingerprint, nth, bytes, rest = unpack_struct('>c16c8I2I4', ARGV[6], from)
-    if i == 1 then
+  for _ = 1, stretches do
+    local nth, count, begins = unpack_struct('>I2I2', ARGV[6], from)
+    from = begins
+    if not state and not refused then
       state, refused = read_state(k, shards[s], version, all_rules[r], renderings[nth])
     end
-    from = rest + bytes
-    local reply = refused or answer(state, renderings[nth], id, fingerprint, sub(ARGV[6], rest, from - 1))
-    refused_any = refused_any or (type(reply) == 'table' and not ACCEPTED[reply[1]])
-    replies[#replies + 1] = reply
+    for _ = 1, count do
+      local id, fingerprint, bytes, rest = unpack_struct('>c16c8I4', ARGV[6], from)
+      local reply = refused or answer(state, renderings[nth], id, fingerprint, from, rest + bytes - 1)
+      refused_any = refused_any or (type(reply) == 'table' and not ACCEPTED[reply[1]])
+      replies[#replies + 1] = reply
+      from = rest + bytes
+    end
   end
   at = from
-  if state and not index.can_grow(state.ids, state.position) then
+  if state and not index.can_grow(state.ids, state.position + state.count) then
     refused_any = true
     for i = first, #replies do
       replies[i] = { 'damaged', 'a bucket of the id index is missing, or in the way' }
     end
-  elseif state and #state.records > 0 then
+  elseif state and state.count > 0 then
     states[#states + 1] = state
   end
 end
@@ -263,8 +314,8 @@ end
 if atomic and refused_any then
   states = {}
 end
-local turned_dirty, runs = mark(shards, states), {}
+local turned_dirty, heads = mark(shards, states), {}
 for _, state in ipairs(states) do
-  write(state, runs)
+  write(state, heads)
 end
-return { 'ok', clock_ms, turned_dirty, replies, runs }
+return { 'ok', clock_ms, turned_dirty, replies, heads }

@@ -5,8 +5,8 @@
 -- KEYS[4]  prefix of the id index, and of the voided positions (void.lua)
 -- ARGV[1]  epoch           ARGV[2]  generation       ARGV[3]  the id's 16 bytes
 --
--- Replies {'stale'}, {'unloaded'}, {'unknown'}, {'damaged', what}, or {'found', position, record or '', void or ''};
--- record is the entry's in its run (allocate.lua), missing when it is settled.
+-- Replies {'stale'}, {'unloaded'}, {'unknown'}, {'damaged', what}, or {'found', position, void or ''}, and behind that, if
+-- the outbox holds the entry, the head of its run, its request, and the id before it there or '', see allocate.lua.
 
 -- @include index.lua
 -- @include series.lua
@@ -25,8 +25,12 @@ if not value then
   return index.is_whole(ids) and { 'unknown' } or { 'damaged', 'a bucket of the id index is missing' }
 end
 local _, at = index.unpack(value)
-local record = at <= settled and '' or series.record(KEYS[3], at, ARGV[3])
-if not record then
+local void = redis.call('HGET', KEYS[4] .. ':voids', series.text(at)) or ''
+if at <= settled then
+  return { 'found', at, void }
+end
+local head, request, before = series.entry(KEYS[3], at, ARGV[3])
+if not head then
   return { 'damaged', 'entry ' .. series.text(at) .. ' is neither in the outbox nor settled' }
 end
-return { 'found', at, record, redis.call('HGET', KEYS[4] .. ':voids', series.text(at)) or '' }
+return { 'found', at, void, head, request, before }

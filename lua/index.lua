@@ -10,7 +10,8 @@
 local index = {} -- luacheck: ignore 241 (the scripts that include this file use it)
 local LOAD = 40
 local SLICE = 1000
-local call, bxor, rshift = redis.call, bit.bxor, bit.rshift
+local PRIME = 4294967291 -- the largest below 2^32
+local call = redis.call
 local POSITIONS = { '>c8I1', '>c8I2', '>c8I3', '>c8I4', '>c8I5', '>c8I6', '>c8I7' }
 
 local function bucket_count(entries)
@@ -26,11 +27,10 @@ local function power_below(n)
   return power
 end
 
+-- Spreads ids of any pattern, such as 1, 2, 3: each step is exact below 2^53, and modulo a prime it mixes all bits.
 local function hash_id(id)
   local a, b, c, d = struct.unpack('>I4I4I4I4', id)
-  local h = (((a * 31 + b) * 31 + c) * 31 + d) % 4294967296
-  h = (bxor(h, rshift(h, 16)) % 4294967296 * 1540483) % 4294967296
-  return bxor(h, rshift(h, 15)) % 4294967296
+  return (a * 40503 + b * 69621 + c * 48271 + d * 16807) % PRIME * 1540483 % PRIME
 end
 
 local function bucket_of(hash, buckets, power)

@@ -83,7 +83,7 @@ function series.read(key, outbox, prefix, clock_ms, fields)
     key = key, outbox = outbox, prefix = prefix, version = tonumber(h[1]), active = h[3] == '1', changing = h[4],
     position = position, k = k, settled = settled, items = items, notes = notes, claims = claims, number = number,
     last_date = string.sub(last, 1, 10), last_id = string.sub(last, 11), now = math.max(clock_ms, time),
-    settled_k = settled_k, clock_ms = clock_ms, counters = {}, raised = {},
+    settled_k = settled_k, clock_ms = clock_ms, counters = {}, raised = {}, count = 0,
   }
   for i, field in ipairs(fields) do
     state.counters[field] = tonumber(h[6 + i] or nil)
@@ -97,17 +97,19 @@ function series.at(state)
     state.number, state.settled_k)
 end
 
--- The record of an entry, given its position and id, if it is whole in the outbox. A skip or a void cannot stand inside
--- a run, so that of the entry is the first item that does not end before its position.
-function series.record(outbox, position, id)
+-- An entry, given its position and id, if it is whole in the outbox: the head of its run, its request, and the id before
+-- it there, which the first has not. A skip or a void cannot stand inside a run, so that of the entry is the first item
+-- that does not end before its position.
+function series.entry(outbox, position, id)
   local item = call('XRANGE', outbox, series.text(position) .. '-0', '+', 'COUNT', 1)[1]
-  local run, at = item and item[2][2] or '', 1
-  while at + 19 <= #run do
-    local bytes, found = struct.unpack('>I4c16', run, at)
-    if found == id and at + 3 + bytes <= #run then
-      return string.sub(run, at + 4, at + 3 + bytes)
+  local head, requests = item and item[2][2], item and item[2][4] or ''
+  local at, before = 1, ''
+  while at + 27 <= #requests do
+    local found, _, bytes, rest = struct.unpack('>c16c8I4', requests, at)
+    if found == id and rest + bytes - 1 <= #requests then
+      return head, string.sub(requests, at, rest + bytes - 1), before
     end
-    at = at + 4 + bytes
+    at, before = rest + bytes, found
   end
 end
 
@@ -132,27 +134,33 @@ end
 
 -- The last value of a counter, before its first entry what it begins with less one.
 function series.last(state, field, rules)
-  return state.raised[field] or state.counters[field] or (state.position == 0 and rules[6] - 1 or 0)
+  return state.raised[field] or state.counters[field] or (state.position + state.count == 0 and rules[6] - 1 or 0)
 end
 
--- The values that a rendering's counters get next, and the code with them; or nothing, and why there are none.
-function series.count(state, rendering, rules)
-  local values, digits = {}, {}
-  for i, field in ipairs(rendering[2]) do
-    local last = series.last(state, field, rules)
-    if last >= COUNTER_MAX then
-      return nil, { 'exhausted' }
-    end
-    values[i] = last + 1
-  end
+-- Why the counters of a rendering cannot have these values, if they cannot.
+function series.beyond(rendering, rules, values)
+  local digits = {}
   for i, nth in ipairs(rendering[4]) do
     digits[i] = values[nth]
+    if values[nth] > COUNTER_MAX then
+      return { 'exhausted' }
+    end
   end
   local code = string.format(rendering[3], unpack(digits))
-  if #code - rendering[5] > rules[5] then
-    return nil, { 'overflow', #code - rendering[5] }
+  return #code - rendering[5] > rules[5] and { 'overflow', #code - rendering[5] } or nil
+end
+
+-- The values that a rendering's counters get next; or nothing, and why there are none.
+function series.count(state, rendering, rules)
+  local values = {}
+  for i, field in ipairs(rendering[2]) do
+    values[i] = series.last(state, field, rules) + 1
   end
-  return values, code
+  local refused = series.beyond(rendering, rules, values)
+  if refused then
+    return nil, refused
+  end
+  return values
 end
 
 -- Adds a skip or a void to the outbox, behind the last record. Answers 1 when the shard has turned dirty.

@@ -91,7 +91,7 @@ def group(series: Series, ids: list[str], *days: str, mark: bytes = MARK, window
     made = Group(series, Window(*window, TODAY))
     for number, one in enumerate(ids):
         day = date.fromisoformat(days[number]) if days else None
-        made.add(day, (uuid_bytes(one) + mark, b'{"k":"v"}', b""))
+        made.add(day, keyspace.pack_request(uuid_bytes(one) + mark, b'{"k":"v"}'))
     return made
 
 
@@ -101,10 +101,19 @@ def allocate(server: Valkey, *groups: Group, backlog_max: int = 10**6, atomic: b
 
 def allocated(server: Valkey, *groups: Group, backlog_max: int = 10**6, atomic: bool = False) -> scripts.Allocated:
     """As `allocate`, with the rest of what the script replied."""
-    return ask(
+    answered = ask(
         server,
         lambda client: scripts.allocate(client, STANDING, groups, backlog_max=backlog_max, atomic=atomic),
     )
+    return replace(answered, replies=list(map(said, answered.replies)))
+
+
+def said(reply: Any) -> list[Any]:
+    """A reply as the script words it: of an entry [b"issued" or b"replayed", position, the entry, void]."""
+    if not isinstance(reply, keyspace.Issued):
+        return list(reply)
+    word = b"replayed" if reply.replayed else b"issued"
+    return [word, reply.position, reply.entry(""), reply.void]
 
 
 def find_all(server: Valkey, series: Series, entries: list[str]) -> list[scripts.Found | None]:
@@ -118,4 +127,5 @@ def find_all(server: Valkey, series: Series, entries: list[str]) -> list[scripts
 def told(reply: list[Any]) -> Entry:
     """The entry that a reply of allocate.lua holds; of which series, it does not say."""
     assert reply[0] in (b"issued", b"replayed")
-    return keyspace.entry("", reply[1], reply[2])
+    entry: Entry = reply[2]
+    return entry

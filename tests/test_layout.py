@@ -50,8 +50,9 @@ MAY_IMPORT = {
     "http.openapi": BASE | {"auth", "messages", "http.dialect"},
     "http.docs": set(),
     "http.heads": BASE | {"http.dialect", "http.edge"},
-    "http.hot": BASE | {"auth", "ledger", "http.dialect", "http.edge", "http.heads", "http.sequence"},
-    "http.server": BASE | {"ledger", "http.heads", "http.hot"},
+    "http.hot": BASE
+    | {"auth", "keyspace", "ledger", "messages", "http.dialect", "http.edge", "http.heads", "http.sequence"},
+    "http.server": BASE | {"keyspace", "ledger", "http.heads", "http.hot"},
 }
 """Of our own modules, what each may import; modules that build things are free."""
 DIALECT_MAY_IMPORT = BASE | {
@@ -235,13 +236,16 @@ class Script:
         return {*tables, *re.findall(r"return (?:nil, )?'([a-z]+)'", code)}
 
     def included_functions(self, code: str) -> list[str]:
-        """The functions of included files that code calls, in their text."""
+        """The functions of included files that code calls, or these in their turn, in their text."""
         functions = [
             found
             for path in self.includes
             for found in re.findall(r"^function (\w+\.\w+)\((.*?)^end", path.read_text(), re.MULTILINE | re.DOTALL)
         ]
-        return [body for name, body in functions if f"{name}(" in code]
+        called: list[str] = []
+        while more := [body for name, body in functions if f"{name}(" in code + "".join(called) and body not in called]:
+            called += more
+        return called
 
 
 @pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)

@@ -162,7 +162,7 @@ def test_a_server_that_knew_the_scripts_does_not_know_those_of_today(pair: tuple
         series = store.series(first.series)
         assert series is not None
         group = Group(series, window("UTC", time.time_ns() // 1_000_000))
-        group.add(None, (bytes(24), b"", b""))
+        group.add(None, keyspace.pack_request(bytes(24)))
         async with redis.asyncio.Redis.from_url(old.url) as client:
             await scripts.allocate(client, standing, [group], backlog_max=1000)
 

@@ -26,6 +26,7 @@ from seriatim import keyspace, scripts
 from seriatim.errors import Conflict, Damaged, Invalid, SeriatimError, Unavailable
 from seriatim.formats import window
 from seriatim.groups import Group
+from seriatim.keyspace import Issued
 from seriatim.model import Series, Skip, Standing, Void, Why
 
 log = structlog.stdlib.get_logger(__name__)
@@ -103,27 +104,14 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     """A number that is asked for.
 
     Args:
-        tag: the id's 16 bytes, then 8 bytes of the payload's fingerprint.
-        meta: canonical JSON, or empty.
-        sig: the client's signature, or empty.
+        request: as `keyspace.pack_request` returns it.
         day: the document's date; None for today.
         claimed: it comes to this series because that is the company's default.
     """
 
-    tag: bytes
-    meta: bytes
-    sig: bytes
+    request: bytes
     day: date | None
     claimed: bool = False
-
-
-class Issued(msgspec.Struct, frozen=True, gc=False):
-    """An entry by its position and the record that Redis holds of it; a replayed one may be void."""
-
-    position: int
-    record: bytes
-    replayed: bool = False
-    void: bytes = b""
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
@@ -222,13 +210,15 @@ class _Lane:
         series: set[str] = set()
         size = 0
         most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + before + 1) // 2))
-        while self.waiting and len(taken) < most and size < CALL_BYTES_MAX and len(series) < CALL_SERIES_MAX:
+        for _ in range(min(most, len(self.waiting))):
             request = self.waiting.popleft()
             if isinstance(request, _Batch):
                 return request
-            size += len(request.order.meta) + len(request.order.sig)
-            series.add(request.series.id)
             taken.append(request)
+            size += len(request.order.request)
+            series.add(request.series.id)
+            if size >= CALL_BYTES_MAX or len(series) >= CALL_SERIES_MAX:
+                break
         return taken
 
 
@@ -390,7 +380,7 @@ class Allocator:
             log.exception("an allocation failed")
             return partial(_fail, taken, Unavailable(INTERRUPTED))
 
-    async def _ask(self, asked: Sequence[tuple[Series, Sequence[Order], int]], *, atomic: bool) -> list[list[Any]]:
+    async def _ask(self, asked: Sequence[tuple[Series, Sequence[Order], int]], *, atomic: bool) -> list[Any]:
         """Returns the reply to each order. With its series' orders goes the time that it is there at least."""
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
@@ -400,7 +390,7 @@ class Allocator:
         self._wake(allocated)
         return allocated.replies
 
-    def _answer_each(self, requests: list[Waiting], replies: list[list[Any]]) -> None:
+    def _answer_each(self, requests: list[Waiting], replies: list[Any]) -> None:
         for request, reply in zip(requests, replies, strict=True):
             try:
                 self._answer(request, reply)
@@ -408,29 +398,31 @@ class Allocator:
                 log.exception("an answer failed")
                 _fail([request], Unavailable(INTERRUPTED))
 
-    def _answer(self, request: Waiting, reply: list[Any]) -> None:
+    def _answer(self, request: Waiting, reply: Any) -> None:
         if request.gone():
             return
-        if self._again(request, reply):
+        if type(reply) is Issued:
+            request.succeed(reply)
+        elif self._again(request, reply):
             self._enqueue(request)
-            return
-        try:
-            answer = _read(reply, request.series)
-        except SeriatimError as error:
-            request.fail(error)
         else:
-            request.succeed(answer)
+            try:
+                answer = _read(reply, request.series)
+            except SeriatimError as error:
+                request.fail(error)
+            else:
+                request.succeed(answer)
 
-    def _answer_batch(self, batch: _Batch, replies: list[list[Any]]) -> None:
+    def _answer_batch(self, batch: _Batch, replies: list[Any]) -> None:
         if batch.gone():
             return
         answers: list[Issued | Settled] = []
         try:
             for reply in replies:
-                if self._again(batch, reply):
+                if type(reply) is not Issued and self._again(batch, reply):
                     self._enqueue(batch)
                     return
-                answers.append(_read(reply, batch.series))
+                answers.append(reply if type(reply) is Issued else _read(reply, batch.series))
         except SeriatimError as error:
             batch.fail(_in_list(error, len(answers)))
         except Exception:
@@ -452,7 +444,7 @@ def _group(series: Series, orders: Sequence[Order], now_ms: int) -> Group:
     """Returns the orders of one series as they go into a call, at the time that it is there."""
     group = Group(series, window(series.numbering.timezone, now_ms))
     for order in orders:
-        group.add(order.day, (order.tag, order.meta, order.sig), claimed=order.claimed)
+        group.add(order.day, order.request, claimed=order.claimed)
     return group
 
 
@@ -471,13 +463,8 @@ def _fail(taken: list[Waiting] | _Batch, error: SeriatimError) -> None:
             request.fail(error)
 
 
-def _read(reply: list[Any], series: Series) -> Issued | Settled:
-    word = reply[0]
-    if word == b"issued":
-        return Issued(reply[1], reply[2])
-    if word == b"replayed":
-        return Issued(reply[1], reply[2], replayed=True, void=reply[3])
-    if word == b"settled":
+def _read(reply: list[Any], series: Series) -> Settled:
+    if reply[0] == b"settled":
         return Settled(reply[1], reply[2])
     raise _refusal(reply, series)
 

@@ -11,7 +11,7 @@ import msgspec
 
 from seriatim import formats
 from seriatim.formats import Window
-from seriatim.keyspace import dirty_key, index_prefix, outbox_key, series_key, shard_key
+from seriatim.keyspace import Rendering, dirty_key, index_prefix, outbox_key, series_key, shard_key
 from seriatim.model import Numbering, Series
 
 
@@ -21,17 +21,19 @@ class Group:
     def __init__(self, series: Series, window: Window) -> None:
         self.series = series
         self.window = window
-        self.requests: list[tuple[bytes, tuple[bytes, bytes, bytes]]] = []
-        """Each behind its rendering."""
+        self.stretches: list[tuple[bytes, list[bytes]]] = []
+        """Requests that follow one another and have the same rendering, behind that."""
         self._renderings: dict[tuple[date, bool], bytes] = {}
 
-    def add(self, day: date | None, request: tuple[bytes, bytes, bytes], *, claimed: bool = False) -> None:
-        """Adds a request: a tag, a meta and a signature (or empty bytes), for a date or for today."""
+    def add(self, day: date | None, request: bytes, *, claimed: bool = False) -> None:
+        """Adds a request, as `keyspace.pack_request` returns it, for a date or for today."""
         kind = day or self.window.today, claimed
         rendering = self._renderings.get(kind)
         if rendering is None:
             rendering = self._renderings[kind] = rendered(self.series.numbering, *kind)
-        self.requests.append((rendering, request))
+        if not self.stretches or self.stretches[-1][0] is not rendering:
+            self.stretches.append((rendering, []))
+        self.stretches[-1][1].append(request)
 
     def keys(self) -> tuple[str, str, str]:
         """Returns the group's keys, as allocate.lua takes them."""
@@ -41,7 +43,7 @@ class Group:
 
 _pack = msgspec.msgpack.Encoder().encode
 _group = struct.Struct(">HHdH").pack
-_request = struct.Struct(">HI").pack
+_stretch = struct.Struct(">HH").pack
 
 
 @lru_cache(maxsize=4096)
@@ -61,13 +63,20 @@ def ruled(numbering: Numbering, window: Window) -> bytes:
 @lru_cache(maxsize=4096)
 def rendered(numbering: Numbering, day: date, claimed: bool = False) -> bytes:  # noqa: FBT001, FBT002 -- a kind
     """Returns a rendering as allocate.lua takes it, packed."""
+    kept = rendering(numbering, day, claimed=claimed)
+    pieces = formats.rendering(numbering, day).pieces
+    literal = sum(len(piece.encode()) for piece in pieces if isinstance(piece, str))
+    said = msgspec.json.encode(kept).decode()
+    return _pack((kept.date, kept.fields, kept.code, kept.counted, literal, claimed, said))
+
+
+def rendering(numbering: Numbering, day: date, *, claimed: bool = False) -> Rendering:
+    """Returns what the entries of a run have from their series' format and their date."""
     made = formats.rendering(numbering, day)
     digits = f"%0{numbering.padding}d" if numbering.padding else "%d"
     code = "".join(piece.replace("%", "%%") if isinstance(piece, str) else digits for piece in made.pieces)
-    counted = [piece for piece in made.pieces if isinstance(piece, int)]
-    literal = sum(len(piece.encode()) for piece in made.pieces if isinstance(piece, str))
-    numbers = "%d" if made.fields == ("inc",) else ";".join(f"{field}=%d" for field in made.fields)
-    return _pack((made.date, made.fields, code, counted, literal, numbers, claimed))
+    counted = tuple(piece for piece in made.pieces if isinstance(piece, int))
+    return Rendering(made.date, made.fields, code, counted, claimed)
 
 
 def packed(groups: Sequence[Group]) -> tuple[list[str], list[int], bytes, bytes]:
@@ -82,10 +91,10 @@ def packed(groups: Sequence[Group]) -> tuple[list[str], list[int], bytes, bytes]
         series = group.series
         shard = shards.setdefault(series.shard, len(shards) + 1)
         applying = rules.setdefault(ruled(series.numbering, group.window), len(rules) + 1)
-        parts.append(_group(shard, applying, series.version, len(group.requests)))
-        for rendering, (tag, meta, sig) in group.requests:
-            nth = renderings.setdefault(rendering, len(renderings) + 1)
-            parts.append(b"%b%b%b\0%b" % (tag, _request(nth, len(sig) + 1 + len(meta)), sig, meta))
+        parts.append(_group(shard, applying, series.version, len(group.stretches)))
+        for rendering, requests in group.stretches:
+            parts.append(_stretch(renderings.setdefault(rendering, len(renderings) + 1), len(requests)))
+            parts += requests
     keys = [key for shard in shards for key in (shard_key(shard), dirty_key(shard))] + keys
     common = _pack((len(shards), list(map(msgspec.Raw, rules)), list(map(msgspec.Raw, renderings))))
     return keys, list(shards), common, b"".join(parts)

@@ -8,10 +8,11 @@ Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys
                                date, and behind it the last entry's id (16 bytes); and the counters, such as inc or
                                incYearly:2026. Every idle series keeps these, and every call reads them: few and short
     {s017}:outbox:<id>         stream of items. A run is an item of entries that were issued together: its id is
-                               <position of the last one>-0, its one field e holds their records, see allocate.lua.
-                               A skip or a void is an item of its own, <position>-<k>, k >= 1, with the fields w which
-                               of the two, t created (ms), r reason, u actor, and n counter, a from, b to; or v the
-                               voided position. Positions of a run are taken at once: nothing stands inside it
+                               <position of the last one>-0, its fields are h, what they share, and e, what was asked
+                               for, see allocate.lua. A skip or a void is an item of its own, <position>-<k>, k >= 1,
+                               with the fields w which of the two, t created (ms), r reason, u actor, and n counter,
+                               a from, b to; or v the voided position. Positions of a run are taken at once: nothing
+                               stands inside it
     {s017}:ids:<id>:<bucket>   hash: the id index, see index.lua
     {s017}:ids:<id>:voids      hash: voided position -> msgpack, see void.lua
     {s017}:company:<id>        hash: version, open, changing, claims, and default:<type>, the bytes of a series' id
@@ -22,13 +23,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from seriatim.errors import Damaged
 from seriatim.formats import counted
-from seriatim.model import Counted, Entry, Record, Series, Skip, Void, uuid_text
+from seriatim.model import Entry, Record, Series, Skip, Void, uuid_text
 
 RUN_MAX = 32
 """How many entries an item holds at most, as allocate.lua has it."""
@@ -126,23 +128,127 @@ def _note(series_id: str, position: int, k: int, fields: dict[bytes, bytes]) -> 
     return Skip(series_id, position, k, counter, period, int(fields[b"a"]), int(fields[b"b"]), *said)
 
 
-def entry(series_id: str, position: int, record: bytes) -> Entry:
-    """Returns an entry from its record in a run."""
-    created, date, count, code, claimed, sig, meta, previous = record[24:].split(b"\0", 7)
-    return Entry(
-        series=series_id,
-        id=uuid_text(record[:16]),
-        position=position,
-        code=code.decode(),
-        numbers=numbers(count),
-        date=date.decode(),
-        created_at=int(created),
-        previous_id=uuid_text(previous) if previous else None,
-        meta=meta or b"{}",
-        sig=sig.decode() or None,
-        fingerprint=record[16:24],
-        claimed=claimed == b"1",
-    )
+class Rendering(msgspec.Struct, frozen=True, array_like=True):
+    """What the entries of a run have from their series' format and their date.
+
+    Args:
+        date: the documents', YYYY-MM-DD.
+        fields: the format's counters, each in its period.
+        code: a code, with places for the values (printf).
+        counted: of which fields these are, counted from 1.
+        claimed: whether the entries came to this series because that was its company's default.
+    """
+
+    date: str
+    fields: tuple[str, ...]
+    code: str
+    counted: tuple[int, ...]
+    claimed: bool
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What entries share that were issued one behind the other; `previous` is the id (16 bytes) before them, or empty.
+
+    The values are those of the first entry's counters: each entry raises all of them by one.
+    """
+
+    first: int
+    count: int
+    time: int
+    previous: bytes
+    values: tuple[int, ...]
+    rendering: Rendering
+
+
+_rendering = lru_cache(maxsize=4096)(msgspec.json.Decoder(Rendering).decode)
+_head = struct.Struct(">ddHBB")
+_values = {count: struct.Struct(f">{count}d") for count in range(256)}
+
+
+def unpack_run(head: bytes, name: str = "A run in an outbox") -> Run:
+    """Returns what allocate.lua has packed as the head of a run.
+
+    Raises:
+        Damaged: it is not whole.
+    """
+    try:
+        first, time, count, previous, values = _head.unpack_from(head)
+        firsts = _values[values].unpack_from(head, _head.size)
+        begin = _head.size + 8 * values
+        rendering = _rendering(head[begin + previous :])
+    except (struct.error, msgspec.DecodeError):
+        raise Damaged(f"{name} is cut short.") from None
+    return Run(int(first), count, int(time), head[begin : begin + previous], tuple(map(int, firsts)), rendering)
+
+
+_length = struct.Struct(">I").pack
+_REQUEST = 16 + 8 + 4
+"""How many bytes stand before what an id's request carries."""
+
+
+def pack_request(tag: bytes, meta: bytes = b"", sig: bytes = b"") -> bytes:
+    """Returns a request for a number as allocate.lua takes it, and keeps it in a run.
+
+    Args:
+        tag: the id's 16 bytes, then 8 bytes of the payload's fingerprint.
+        meta: canonical JSON, or empty.
+        sig: the client's signature, or empty.
+    """
+    return b"%b%b%b\0%b" % (tag, _length(len(sig) + 1 + len(meta)), sig, meta)
+
+
+class Issued(msgspec.Struct, frozen=True, gc=False):
+    """An entry as Redis holds it.
+
+    Args:
+        run: the one that it is in, as
+        nth: entry, counted from 0.
+        request: as `pack_request` returns it.
+        previous: the id (16 bytes) of the entry before, or empty.
+        void: of one that is replayed, as `unpack_void` takes it.
+        replayed: it was issued before.
+    """
+
+    run: Run
+    nth: int
+    request: bytes
+    previous: bytes
+    void: bytes = b""
+    replayed: bool = False
+
+    @property
+    def position(self) -> int:
+        """Its place in the series."""
+        return self.run.first + self.nth
+
+    def carried(self) -> tuple[bytes, bytes]:
+        """Returns its client's signature and its meta, each of which may be empty."""
+        sig, _, meta = self.request[_REQUEST:].partition(b"\0")
+        return sig, meta
+
+    def values(self) -> list[int]:
+        """Returns the values of its counters, in the order of the rendering's fields."""
+        nth = self.nth
+        return [value + nth for value in self.run.values]
+
+    def entry(self, series_id: str) -> Entry:
+        """Returns the entry, without its void."""
+        run, rendering, values = self.run, self.run.rendering, self.values()
+        sig, meta = self.carried()
+        return Entry(
+            series=series_id,
+            id=uuid_text(self.request[:16]),
+            position=self.position,
+            code=rendering.code % tuple([values[field - 1] for field in rendering.counted]),
+            numbers=tuple([counted(field, value) for field, value in zip(rendering.fields, values, strict=True)]),
+            date=rendering.date,
+            created_at=run.time,
+            previous_id=uuid_text(self.previous) if self.previous else None,
+            meta=meta or b"{}",
+            sig=sig.decode() or None,
+            fingerprint=self.request[16:24],
+            claimed=rendering.claimed,
+        )
 
 
 _unpack = msgspec.msgpack.Decoder(tuple[int, int, int, str, str]).decode
@@ -166,23 +272,15 @@ def pack_indexed(fingerprint: bytes, position: int) -> bytes:
     return fingerprint + position.to_bytes(max(1, (position.bit_length() + 7) // 8))
 
 
-def numbers(text: bytes) -> tuple[Counted, ...]:
-    """Returns what an entry's counters had, as allocate.lua writes it."""
-    if b"=" not in text:
-        return (Counted("inc", "", int(text)),)
-    pairs = (one.partition("=") for one in text.decode().split(";"))
-    return tuple(counted(field, int(value)) for field, _, value in pairs)
-
-
-def run_records(run: bytes) -> list[bytes]:
-    """Returns the records of a run, nothing when it is not whole."""
-    records = []
+def run_requests(requests: bytes) -> list[bytes]:
+    """Returns the requests of a run, nothing when one is not whole."""
+    found = []
     at = 0
-    while at < len(run):
-        start = at + 4
-        at = start + int.from_bytes(run[at:start])
-        records.append(run[start:at])
-    return records if at == len(run) else []
+    while at < len(requests):
+        start = at
+        at = start + _REQUEST + int.from_bytes(requests[start + 24 : start + _REQUEST])
+        found.append(requests[start:at])
+    return found if at == len(requests) else []
 
 
 def item_records(series_id: str, item: Any, after: int = 0) -> Sequence[Record]:
@@ -195,9 +293,11 @@ def item_records(series_id: str, item: Any, after: int = 0) -> Sequence[Record]:
     position, k = map(int, stream_id.split(b"-"))
     if k:
         return [_note(series_id, position, k, fields)]
-    records = run_records(fields[b"e"])
-    if not records:
-        raise Damaged(f"The run of entries up to {position} in the outbox of series {series_id} is cut short.")
-    before = position - len(records)
-    skipped = max(0, after - before)
-    return [entry(series_id, at, record) for at, record in enumerate(records[skipped:], before + skipped + 1)]
+    name = f"The run of entries up to {position} in the outbox of series {series_id}"
+    run = unpack_run(fields.get(b"h", b""), name)
+    requests = run_requests(fields[b"e"])
+    if not len(requests) == run.count == position - run.first + 1:
+        raise Damaged(f"{name} is cut short.")
+    begin = max(0, after - run.first + 1)
+    before = [run.previous, *(request[:16] for request in requests)]
+    return [Issued(run, nth, requests[nth], before[nth]).entry(series_id) for nth in range(begin, run.count)]

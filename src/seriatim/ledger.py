@@ -16,9 +16,10 @@ import msgspec
 import redis.asyncio
 
 from seriatim import formats, keyspace, scripts
-from seriatim.allocator import Allocator, Gate, Issued, Order, Settled, Uninstalled, Waiting
+from seriatim.allocator import Allocator, Gate, Order, Settled, Uninstalled, Waiting
 from seriatim.definitions import Definitions, SeriesView, Warden
 from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, SeriatimError, Stale, Unavailable
+from seriatim.keyspace import Issued
 from seriatim.model import (
     COUNTER_MAX,
     Entry,
@@ -38,8 +39,8 @@ from seriatim.report import Line, Report
 from seriatim.store import Store
 
 T = TypeVar("T")
-Outcome = tuple[Entry, bool] | SeriatimError | None
-"""An entry and whether it is a replay, or why there is none, or None when that is still to be found out."""
+Outcome = Issued | SeriatimError | None
+"""An entry that is not void, or why there is none, or None when that is still to be found out."""
 AGAIN = (Stale, Uninstalled, Damaged)
 
 READ_ENTRIES_MAX = 256
@@ -66,7 +67,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
         """Returns what the allocator needs of it."""
         tag = uuid_bytes(self.id) + fingerprint(self.meta, self.day)
         meta = b"" if self.meta == b"{}" else self.meta
-        return Order(tag, meta, (self.sig or "").encode(), self.day, claimed)
+        return Order(keyspace.pack_request(tag, meta, (self.sig or "").encode()), self.day, claimed)
 
 
 class _Reader:
@@ -124,10 +125,7 @@ class Put(Waiting):
 
     def succeed(self, answer: Issued | Settled) -> None:
         """Tells of the entry."""
-        outcome: Outcome = None
-        if isinstance(answer, Issued):
-            outcome = _told(self.series, answer)
-        self.tell(outcome)
+        self.tell(answer if isinstance(answer, Issued) and not answer.void else None)
         self.told = True
 
     def fail(self, error: SeriatimError) -> None:
@@ -197,7 +195,8 @@ class Ledger:
         series = self._definitions.known(company, series_id)
         if series is None:
             return False
-        _check_days(series.numbering, [wanted], batch=False)
+        if wanted.day is not None:
+            _check_days(series.numbering, [wanted], batch=False)
         self._allocator.submit(put.want(wanted, series))
         return True
 
@@ -481,5 +480,5 @@ def _check_days(numbering: Numbering, wanted: Sequence[Wanted], *, batch: bool) 
 
 
 def _told(series: Series, issued: Issued) -> tuple[Entry, bool]:
-    entry = keyspace.entry(series.id, issued.position, issued.record)
-    return _with_void(entry, keyspace.unpack_void(series.id, issued.position, issued.void)), issued.replayed
+    void = keyspace.unpack_void(series.id, issued.position, issued.void)
+    return _with_void(issued.entry(series.id), void), issued.replayed

@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -27,16 +26,18 @@ from seriatim.formats import Window
 from seriatim.groups import Group, packed, rendered, ruled
 from seriatim.keyspace import (
     At,
+    Issued,
+    Rendering,
+    Run,
     claims_prefix,
     company_key,
     dirty_key,
-    entry,
     index_prefix,
     last_id,
     outbox_key,
-    run_records,
     series_key,
     shard_key,
+    unpack_run,
     unpack_void,
     voids_key,
 )
@@ -144,7 +145,7 @@ Caller = redis.asyncio.Redis | Line
 class Allocated(msgspec.Struct, frozen=True):
     """What a script replied: Redis' time, the shards that turned dirty, and one reply a request.
 
-    The replies are those of allocate.lua, skip.lua or void.lua; of an issued entry [b"issued", position, record].
+    The replies are those of allocate.lua, skip.lua or void.lua; but Issued for an entry that Redis holds.
     """
 
     now_ms: int
@@ -169,10 +170,40 @@ async def allocate(
     """
     keys, shards, common, requests = packed(groups)
     arguments = (str(backlog_max), str(int(atomic)), common, requests)
-    call, second, turned_dirty, replies, runs = await _evaluate(client, "allocate", keys, standing, *arguments)
-    records = chain.from_iterable(map(run_records, runs))
-    told = [reply if type(reply) is list else [b"issued", reply, next(records, b"")] for reply in replies]
-    return _answered((call, second, turned_dirty, told), shards)
+    call, second, turned_dirty, replies, heads = await _evaluate(client, "allocate", keys, standing, *arguments)
+    asked = [request for group in groups for _, stretch in group.stretches for request in stretch]
+    return _answered((call, second, turned_dirty, _told(asked, replies, heads)), shards)
+
+
+def _told(asked: Sequence[bytes], replies: Sequence[Any], heads: Sequence[bytes]) -> list[Any]:
+    """Returns the replies of allocate.lua to the requests with the entries that it leaves to be put together."""
+    told: list[Any] = []
+    runs = map(unpack_run, heads)
+    run, nth, previous = _REFUSED, 0, b""
+    for request, reply in zip(asked, replies, strict=False):  # a call that is refused has no replies
+        if type(reply) is int:
+            if nth == run.count:
+                run = next(runs, _REFUSED)
+                nth, previous = 0, run.previous
+            told.append(Issued(run, nth, request, previous))
+            nth, previous = nth + 1, request[:16]
+        elif reply[0] == b"replayed":
+            told.append(_replayed(*reply[1:]))
+        elif reply[0] == b"twin":
+            of = next(one for one in reversed(told) if type(one) is Issued and one.request[:16] == request[:16])
+            told.append(msgspec.structs.replace(of, replayed=True))
+        else:
+            told.append(reply)
+    return told
+
+
+_REFUSED = Run(0, 0, 0, b"", (), Rendering("", (), "", (), claimed=False))
+"""Of entries that were not issued after all, as their batch is refused."""
+
+
+def _replayed(position: int, void: bytes, head: bytes, request: bytes, previous: bytes) -> Issued:
+    run = unpack_run(head)
+    return Issued(run, position - run.first, request, previous or run.previous, void, replayed=True)
 
 
 def _answered(reply: Any, shards: Iterable[int]) -> Allocated:
@@ -279,8 +310,10 @@ async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, 
     keys = (shard_key(shard), series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name))
     reply = await _evaluate(client, "find", keys, standing, uuid_bytes(entry_id))
     match reply:
-        case [b"found", position, record, voided]:
-            kept = entry(name, position, record) if record else None
+        case [b"found", position, voided]:
+            return Found(position, None, unpack_void(name, position, voided))
+        case [b"found", position, voided, head, request, previous]:
+            kept = _replayed(position, voided, head, request, previous).entry(name)
             return Found(position, kept, unpack_void(name, position, voided))
         case [b"damaged", what]:
             raise Damaged(f"Redis has lost data of series {name}: {what.decode()}.")

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from dialects import Tenant
 from plain_socket import Answer, Wire, request
+from seriatim import groups
 from seriatim.http import heads
+from seriatim.http.dialect import encode
+from seriatim.http.hot import issued_content
+from seriatim.http.sequence import entry_answer
+from seriatim.keyspace import Issued, Run, pack_request
+from seriatim.model import Numbering, canonical_meta, uuid_text
 from stack import Up, entry_path, list_entries, new_id, put_entry, put_series, until
 
 META = {"country": "AE", "type": "invoice", "code": "001", "payable": "1795.50"}
@@ -73,6 +83,38 @@ PLAIN = {
     "nulls": b'{"meta":null,"sig":null,"date":null,"id":null}',
     "as long as may be": body(meta={f"{number:02}".rjust(64, "k"): "v" * 150 for number in range(64)}),
 }
+
+
+IDS = st.uuids().map(lambda one: one.bytes)
+FORMATS = ["INV-%inc%", "%yearLong%/%incYearly%", '100 %% %inc% "ü\\', "%incYearly%-%incMonthly%-%inc%", "%inc%"]
+RENDERINGS = st.builds(
+    lambda template, padding, day: groups.rendering(Numbering(format=template, padding=padding), day),
+    st.sampled_from(FORMATS),
+    st.integers(0, 20),
+    st.dates(date(2000, 1, 1), date(2099, 12, 31)),
+)
+RUNS = st.builds(
+    lambda made, first, time: Run(first, 32, time, b"", tuple(first + n for n in range(len(made.fields))), made),
+    RENDERINGS,
+    st.integers(1, 2**52),
+    st.integers(0, 2**42),
+)
+REQUESTS = st.builds(
+    lambda entry, meta, sig: pack_request(entry + bytes(8), canonical_meta(meta) if meta else b"", sig),
+    IDS,
+    st.dictionaries(st.text(), st.text(), max_size=3),
+    st.sampled_from([b"", b"a.b.c"]),
+)
+
+
+@given(run=RUNS, nth=st.integers(0, 31), request=REQUESTS, previous=IDS | st.just(b""))
+def test_an_entry_is_written_at_once_as_step_by_step(run: Run, nth: int, request: bytes, previous: bytes) -> None:
+    # Given an entry of a run, of any series and with any content
+    issued, series = Issued(run, nth, request, previous), str(uuid.uuid4())
+
+    # When it is answered, then its bytes are those that the ordinary way makes of it
+    content = issued_content(series, uuid_text(request[:16]), issued)
+    assert content == encode(entry_answer(issued.entry(series)))
 
 
 @pytest.mark.parametrize("content", PLAIN.values(), ids=PLAIN)

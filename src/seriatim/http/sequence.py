@@ -16,7 +16,7 @@ from seriatim.auth import Authenticator, Principal
 from seriatim.definitions import Definitions, SeriesView, preview_new
 from seriatim.errors import BadRequest, Conflict, Invalid, NotFound, SeriatimError, TooLarge
 from seriatim.formats import Preview, template
-from seriatim.http.dialect import BEARER, Dialect, bearer, encode, json_response, no_content, operation
+from seriatim.http.dialect import BEARER, Dialect, bearer, json_response, no_content, operation
 from seriatim.http.edge import decode, read_body
 from seriatim.http.fields import check_day, check_meta, check_reason, check_sig, check_type, series_fields
 from seriatim.ledger import Ledger, Wanted
@@ -253,7 +253,7 @@ class Sequence(Dialect):
         if wrong:
             raise Invalid(wrong)
         issued = await self._ledger.put_batch(principal.company, series_id, wanted)
-        return json_response(BatchAnswer([_entry_answer(entry) for entry, _ in issued]))
+        return json_response(BatchAnswer([entry_answer(entry) for entry, _ in issued]))
 
     @operation("GET", "/series/{series_id}/entries", "read", query=PageQuery, answer=EntryPage, refusals=READING)
     async def list_entries(self, request: Request, principal: Principal) -> Response:
@@ -261,7 +261,7 @@ class Sequence(Dialect):
         series_id = parse_uuid(request.path_params["series_id"], "series")
         after, limit = _page(request)
         listed, more = await self._ledger.entries(principal.company, series_id, after, limit)
-        answers = [_entry_answer(entry) for entry in listed]
+        answers = [entry_answer(entry) for entry in listed]
         return json_response(EntryPage(series_id, answers, limit, _cursor_after(answers, limit) if more else None))
 
     @operation("GET", "/series/{series_id}/entries/{id}", "read", answer=EntryAnswer, refusals=(NotFound,))
@@ -269,7 +269,7 @@ class Sequence(Dialect):
         """Fetches an entry."""
         series_id = parse_uuid(request.path_params["series_id"], "series")
         entry_id = parse_uuid(request.path_params["id"], "entry")
-        return json_response(_entry_answer(await self._ledger.entry(principal.company, series_id, entry_id)))
+        return json_response(entry_answer(await self._ledger.entry(principal.company, series_id, entry_id)))
 
     @operation(
         "POST", "/series/{series_id}/entries/{id}/void", "allocate", body=VoidBody, answer=EntryAnswer, refusals=WRITING
@@ -283,7 +283,7 @@ class Sequence(Dialect):
         if wrong:
             raise Invalid(wrong)
         why = Why(body.reason or "", principal.actor)
-        return json_response(_entry_answer(await self._ledger.void(principal.company, series_id, entry_id, why)))
+        return json_response(entry_answer(await self._ledger.void(principal.company, series_id, entry_id, why)))
 
 
 def _series_fields(body: SeriesBody) -> SeriesFields:
@@ -319,11 +319,6 @@ def _read_plain(body: bytes) -> PlainBody | None:
         return _plain_body.decode(body)
     except msgspec.DecodeError:
         return None
-
-
-def entry_content(entry: Entry) -> bytes:
-    """Returns an entry as it is answered."""
-    return encode(_entry_answer(entry))
 
 
 def _wanted(entry_id: str, body: EntryBody, wrong: dict[str, str], place: str) -> Wanted:
@@ -438,7 +433,8 @@ def _series_answer(view: SeriesView) -> SeriesAnswer:
     )
 
 
-def _entry_answer(entry: Entry) -> EntryAnswer:
+def entry_answer(entry: Entry) -> EntryAnswer:
+    """Returns an entry as it is answered."""
     created_at, updated_at = timestamp(entry.created_at), _updated_at(entry)
     return EntryAnswer(
         id=entry.id,
@@ -457,7 +453,7 @@ def _entry_answer(entry: Entry) -> EntryAnswer:
 
 
 def _issued(entry: Entry, replayed: bool) -> Response:  # noqa: FBT001 -- as the ledger answers
-    return json_response(_entry_answer(entry), headers={"Idempotent-Replayed": "true"} if replayed else {})
+    return json_response(entry_answer(entry), headers={"Idempotent-Replayed": "true"} if replayed else {})
 
 
 def _updated_at(entry: Entry) -> int:

@@ -11,7 +11,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from seriatim.errors import SeriatimError
 from seriatim.http.heads import TARGET, Head, Headers, Whole
-from seriatim.http.hot import HotPath, HotRequest
+from seriatim.http.hot import LINES, HotPath, HotRequest
+from seriatim.keyspace import Issued
 from seriatim.ledger import Outcome
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -64,7 +65,7 @@ class Connection(HttpToolsProtocol):
     _head_bytes = 0
     _answered_s = 0.0
     _stamped: tuple[Any, bytes] = (None, b"")
-    """The headers that uvicorn gives every answer, which change by the second, and their lines."""
+    """The headers that uvicorn gives every answer, which change by the second, and what an answer begins with then."""
 
     def __init__(self, path: HotPath, **more: Any) -> None:
         super().__init__(**more)
@@ -219,9 +220,7 @@ class Connection(HttpToolsProtocol):
 
     def answer(self, hot: HotCycle, outcome: Outcome) -> None:
         """Answers a request that was on the hot path until now."""
-        written = None
-        if isinstance(outcome, tuple):
-            written = self._path.answer(hot, outcome[0], replayed=outcome[1])
+        written = self._path.answer(hot, outcome) if isinstance(outcome, Issued) else None
         self._path.leave(hot, undone=outcome is None)
         if self.transport.is_closing():
             return
@@ -236,13 +235,13 @@ class Connection(HttpToolsProtocol):
         stamps, stamp = self._stamped
         if stamps is not self.server_state.default_headers:
             stamps = self.server_state.default_headers
-            stamp = b"".join(b"%b: %b\r\n" % header for header in stamps)
+            stamp = b"HTTP/1.1 200 OK\r\n%b%b" % (b"".join(b"%b: %b\r\n" % header for header in stamps), LINES)
             self._stamped = stamps, stamp
         hot.response_complete = True
         if hot.keep_alive:
-            self.transport.write(b"HTTP/1.1 200 OK\r\n%b%b\r\n%b" % (stamp, lines, content))
+            self.transport.write(b"%b%b\r\n%b" % (stamp, lines, content))
         else:
-            self.transport.write(b"HTTP/1.1 200 OK\r\n%b%bconnection: close\r\n\r\n%b" % (stamp, lines, content))
+            self.transport.write(b"%b%bconnection: close\r\n\r\n%b" % (stamp, lines, content))
             self.transport.close()
         self.on_response_complete()
 
@@ -266,9 +265,7 @@ class Connection(HttpToolsProtocol):
     def _serve(self, hot: HotCycle, app: Any) -> None:
         """Lets an app answer a request after all."""
         path: Any = {"method": "PUT", "path": hot.target.decode(), "raw_path": hot.target, "query_string": b""}
-        length = b"content-length", b"%d" % len(hot.body)  # a remembered head tells that of another request
-        headers = [length if name == length[0] else (name, value) for name, value in hot.head.headers]
-        scope: Any = self._scope(headers) | path
+        scope: Any = self._scope(hot.head.headers) | path
         cycle = RequestResponseCycle(
             scope=scope,
             transport=self.transport,
