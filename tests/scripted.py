@@ -105,7 +105,7 @@ def allocated(server: Valkey, *groups: Group, backlog_max: int = 10**6, atomic: 
         server,
         lambda client: scripts.allocate(client, STANDING, groups, backlog_max=backlog_max, atomic=atomic),
     )
-    return replace(answered, replies=list(map(said, answered.replies)))
+    return replace(answered, replies=list(map(said, answered.told())))
 
 
 def said(reply: Any) -> list[Any]:

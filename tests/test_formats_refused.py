@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import combinations, islice
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 
 from seriatim.errors import Invalid
 from seriatim.formats import (
@@ -38,7 +38,7 @@ from slow_formats import (
 # refusals ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])  # few are refused
 @given(separated_numberings(("incYearly", "incMonthly", "incDaily")))
 @example(Numbering(format="%incYearly%-%incMonthly%-%yearLong%", fiscal_year_start="04-15", start=5))
 @example(Numbering(format="%incDaily%-%incMonthly%/%incYearly%-%month%%day%%fyLong%", fiscal_year_start="04-15"))

@@ -378,7 +378,7 @@ class Machine(RuleBasedStateMachine):
     def allocate(self, ids: list[str]) -> list[list[Any]]:
         groups = [group(self.series, ids)]
         call = scripts.allocate(self.client, STANDING, groups, backlog_max=BACKLOG_MAX, atomic=len(ids) % 2 == 0)
-        return list(map(said, self.ask(call).replies))
+        return list(map(said, self.ask(call).told()))
 
     @rule(length=LENGTHS)
     def issue(self, length: int) -> None:

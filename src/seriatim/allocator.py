@@ -16,6 +16,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -365,32 +367,37 @@ class Allocator:
         """Makes a call; returns what gives the requests their answers."""
         try:
             if isinstance(taken, _Batch):
-                replies = await self._ask([(taken.series, taken.orders, taken.now_ms)], atomic=True)
-                return partial(self._answer_batch, taken, replies)
+                allocated = await self._ask([(taken.series, taken.orders, taken.now_ms)], atomic=True)
+                return partial(self._answer_batch, taken, allocated)
             members: dict[str, list[Waiting]] = {}
             for request in taken:
                 members.setdefault(request.series.id, []).append(request)
             grouped = members.values()
             asked = [(g[0].series, [one.order for one in g], max(one.now_ms for one in g)) for g in grouped]
-            replies = await self._ask(asked, atomic=False)
-            return partial(self._answer_each, [request for group in grouped for request in group], replies)
+            allocated = await self._ask(asked, atomic=False)
+            return partial(self._answer_each, [request for group in grouped for request in group], allocated)
         except SeriatimError as error:
             return partial(_fail, taken, error)
         except Exception:
             log.exception("an allocation failed")
             return partial(_fail, taken, Unavailable(INTERRUPTED))
 
-    async def _ask(self, asked: Sequence[tuple[Series, Sequence[Order], int]], *, atomic: bool) -> list[Any]:
-        """Returns the reply to each order. With its series' orders goes the time that it is there at least."""
+    async def _ask(self, asked: Sequence[tuple[Series, Sequence[Order], int]], *, atomic: bool) -> scripts.Allocated:
+        """Returns what is replied to the orders. With those of a series goes the time that it is there at least."""
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
         groups = [_group(series, orders, max(local_ms + self._skew_ms, now_ms)) for series, orders, now_ms in asked]
         allocated = await scripts.allocate(self._client, standing, groups, backlog_max=self._backlog_max, atomic=atomic)
         self._skew_ms = allocated.now_ms - local_ms
         self._wake(allocated)
-        return allocated.replies
+        return allocated
 
-    def _answer_each(self, requests: list[Waiting], replies: list[Any]) -> None:
+    def _answer_each(self, requests: list[Waiting], allocated: scripts.Allocated) -> None:
+        try:
+            replies = allocated.told()
+        except SeriatimError as error:
+            _fail(requests, error)
+            return
         for request, reply in zip(requests, replies, strict=True):
             try:
                 self._answer(request, reply)
@@ -413,12 +420,12 @@ class Allocator:
             else:
                 request.succeed(answer)
 
-    def _answer_batch(self, batch: _Batch, replies: list[Any]) -> None:
+    def _answer_batch(self, batch: _Batch, allocated: scripts.Allocated) -> None:
         if batch.gone():
             return
         answers: list[Issued | Settled] = []
         try:
-            for reply in replies:
+            for reply in allocated.told():
                 if type(reply) is not Issued and self._again(batch, reply):
                     self._enqueue(batch)
                     return
@@ -443,8 +450,8 @@ class Allocator:
 def _group(series: Series, orders: Sequence[Order], now_ms: int) -> Group:
     """Returns the orders of one series as they go into a call, at the time that it is there."""
     group = Group(series, window(series.numbering.timezone, now_ms))
-    for order in orders:
-        group.add(order.day, order.request, claimed=order.claimed)
+    for (day, claimed), stretch in groupby(orders, attrgetter("day", "claimed")):
+        group.add(day, *[order.request for order in stretch], claimed=claimed)
     return group
 
 

@@ -25,15 +25,15 @@ class Group:
         """Requests that follow one another and have the same rendering, behind that."""
         self._renderings: dict[tuple[date, bool], bytes] = {}
 
-    def add(self, day: date | None, request: bytes, *, claimed: bool = False) -> None:
-        """Adds a request, as `keyspace.pack_request` returns it, for a date or for today."""
+    def add(self, day: date | None, *requests: bytes, claimed: bool = False) -> None:
+        """Adds requests, as `keyspace.pack_request` returns them, for a date or for today."""
         kind = day or self.window.today, claimed
         rendering = self._renderings.get(kind)
         if rendering is None:
             rendering = self._renderings[kind] = rendered(self.series.numbering, *kind)
         if not self.stretches or self.stretches[-1][0] is not rendering:
             self.stretches.append((rendering, []))
-        self.stretches[-1][1].append(request)
+        self.stretches[-1][1].extend(requests)
 
     def keys(self) -> tuple[str, str, str]:
         """Returns the group's keys, as allocate.lua takes them."""

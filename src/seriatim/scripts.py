@@ -145,12 +145,48 @@ Caller = redis.asyncio.Redis | Line
 class Allocated(msgspec.Struct, frozen=True):
     """What a script replied: Redis' time, the shards that turned dirty, and one reply a request.
 
-    The replies are those of allocate.lua, skip.lua or void.lua; but Issued for an entry that Redis holds.
+    The replies are those of allocate.lua, skip.lua or void.lua; of the former, with the heads, and what was asked.
     """
 
     now_ms: int
     turned_dirty: list[int]
     replies: list[Any]
+    asked: Sequence[bytes] = ()
+    heads: Sequence[bytes] = ()
+
+    def told(self) -> list[Any]:
+        """Returns the replies of allocate.lua, but Issued for each entry that Redis holds.
+
+        Raises:
+            Damaged: a run is not whole.
+        """
+        told: list[Any] = []
+        runs = map(unpack_run, self.heads)
+        run, nth, previous = _REFUSED, 0, b""
+        for request, reply in zip(self.asked, self.replies, strict=True):
+            if type(reply) is int:
+                if nth == run.count:
+                    run = next(runs, _REFUSED)
+                    nth, previous = 0, run.previous
+                told.append(Issued(run, nth, request, previous))
+                nth, previous = nth + 1, request[:16]
+            elif reply[0] == b"replayed":
+                told.append(_replayed(*reply[1:]))
+            elif reply[0] == b"twin":
+                of = next(one for one in reversed(told) if type(one) is Issued and one.request[:16] == request[:16])
+                told.append(msgspec.structs.replace(of, replayed=True))
+            else:
+                told.append(reply)
+        return told
+
+
+_REFUSED = Run(0, 0, 0, b"", (), Rendering("", (), "", (), claimed=False))
+"""Of entries that were not issued after all, as their batch is refused."""
+
+
+def _replayed(position: int, void: bytes, head: bytes, request: bytes, previous: bytes) -> Issued:
+    run = unpack_run(head)
+    return Issued(run, position - run.first, request, previous or run.previous, void, replayed=True)
 
 
 async def allocate(
@@ -170,47 +206,15 @@ async def allocate(
     """
     keys, shards, common, requests = packed(groups)
     arguments = (str(backlog_max), str(int(atomic)), common, requests)
-    call, second, turned_dirty, replies, heads = await _evaluate(client, "allocate", keys, standing, *arguments)
     asked = [request for group in groups for _, stretch in group.stretches for request in stretch]
-    return _answered((call, second, turned_dirty, _told(asked, replies, heads)), shards)
+    return _answered(await _evaluate(client, "allocate", keys, standing, *arguments), shards, asked)
 
 
-def _told(asked: Sequence[bytes], replies: Sequence[Any], heads: Sequence[bytes]) -> list[Any]:
-    """Returns the replies of allocate.lua to the requests with the entries that it leaves to be put together."""
-    told: list[Any] = []
-    runs = map(unpack_run, heads)
-    run, nth, previous = _REFUSED, 0, b""
-    for request, reply in zip(asked, replies, strict=False):  # a call that is refused has no replies
-        if type(reply) is int:
-            if nth == run.count:
-                run = next(runs, _REFUSED)
-                nth, previous = 0, run.previous
-            told.append(Issued(run, nth, request, previous))
-            nth, previous = nth + 1, request[:16]
-        elif reply[0] == b"replayed":
-            told.append(_replayed(*reply[1:]))
-        elif reply[0] == b"twin":
-            of = next(one for one in reversed(told) if type(one) is Issued and one.request[:16] == request[:16])
-            told.append(msgspec.structs.replace(of, replayed=True))
-        else:
-            told.append(reply)
-    return told
-
-
-_REFUSED = Run(0, 0, 0, b"", (), Rendering("", (), "", (), claimed=False))
-"""Of entries that were not issued after all, as their batch is refused."""
-
-
-def _replayed(position: int, void: bytes, head: bytes, request: bytes, previous: bytes) -> Issued:
-    run = unpack_run(head)
-    return Issued(run, position - run.first, request, previous or run.previous, void, replayed=True)
-
-
-def _answered(reply: Any, shards: Iterable[int]) -> Allocated:
-    call, second, turned_dirty, replies = reply
+def _answered(reply: Any, shards: Iterable[int], asked: Sequence[bytes] = ()) -> Allocated:
+    call, second, turned_dirty, replies, *heads = reply
     if call == b"ok":
         turned = [shard for shard, turned in zip(shards, turned_dirty, strict=True) if turned]
-        return Allocated(second, turned, replies)
+        return Allocated(second, turned, replies, asked, *heads)
     if call == b"halted":
         raise Halted(second.decode())
     raise Stale

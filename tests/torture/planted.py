@@ -18,7 +18,7 @@ PLANTS = {
         "    changes[#changes + 1] = text(value)\n",
         "    changes[#changes + 1] = text(value - (state.position % 50 == 0 and 1 or 0))\n",
     ),
-    "forgets records": ("  append(state, runs)\n", "  if state.position % 50 > 0 then append(state, runs) end\n"),
+    "forgets records": ("  append(state, heads)\n", "  if state.position % 50 > 0 then append(state, heads) end\n"),
 }
 """What allocate.lua says, and what it says here."""
 
