@@ -55,11 +55,11 @@
 --   {'damaged', what}          keys of the series contradict one another
 
 -- The entries that a call issues in a series go into the outbox as runs: an item whose id is the position of its last
--- entry, with k = 0. Its field e has up to RUN_MAX requests as they came, which followed one another in a stretch; where
--- the next numbers may be one too many, one alone. Its field h, the head, has the position of the first entry and the
--- time in ms (doubles), the number of entries (2 bytes), the bytes of the id before it (1 byte) and the number of fields
--- (1 byte); then the first entry's values of the fields (doubles), that id, and what the rendering keeps. Each entry
--- raises all of its fields by one.
+-- entry, with k = 0. Its field e has up to RUN_MAX requests as they came, which followed one another in a stretch;
+-- where the next numbers may be one too many, one alone. Its field h, the head, has the position of the first entry and
+-- the time in ms (doubles), the number of entries (2 bytes), the bytes of the id before it (1 byte) and the number of
+-- fields (1 byte); then the first entry's values of the fields (doubles), that id, and what the rendering keeps. Each
+-- entry raises all of its fields by one.
 
 -- @include index.lua
 -- @include series.lua

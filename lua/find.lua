@@ -5,8 +5,8 @@
 -- KEYS[4]  prefix of the id index, and of the voided positions (void.lua)
 -- ARGV[1]  epoch           ARGV[2]  generation       ARGV[3]  the id's 16 bytes
 --
--- Replies {'stale'}, {'unloaded'}, {'unknown'}, {'damaged', what}, or {'found', position, void or ''}, and behind that, if
--- the outbox holds the entry, the head of its run, its request, and the id before it there or '', see allocate.lua.
+-- Replies {'stale'}, {'unloaded'}, {'unknown'}, {'damaged', what}, or {'found', position, void or ''}, and behind that,
+-- if the outbox holds the entry, the head of its run, its request, and the id before it there or '', see allocate.lua.
 
 -- @include index.lua
 -- @include series.lua

@@ -97,9 +97,9 @@ function series.at(state)
     state.number, state.settled_k)
 end
 
--- An entry, given its position and id, if it is whole in the outbox: the head of its run, its request, and the id before
--- it there, which the first has not. A skip or a void cannot stand inside a run, so that of the entry is the first item
--- that does not end before its position.
+-- An entry, given its position and id, if it is whole in the outbox: the head of its run, its request, and the id
+-- before it there, which the first has not. A skip or a void cannot stand inside a run, so that of the entry is the
+-- first item that does not end before its position.
 function series.entry(outbox, position, id)
   local item = call('XRANGE', outbox, series.text(position) .. '-0', '+', 'COUNT', 1)[1]
   local head, requests = item and item[2][2], item and item[2][4] or ''

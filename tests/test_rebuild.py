@@ -293,6 +293,12 @@ def test_what_is_sound_is_left_alone_and_another_stores_server_too(
     assert valkey.dump() == before
     assert store.data_set().state == "live"
 
+    # When its data is of another version, which this one might read wrongly, then it is refused
+    valkey.client.hset(keyspace.shard_key(0), "layout", "1")
+    with pytest.raises(ConfigError, match="empty Redis"):
+        recover(valkey, store)
+    valkey.client.hset(keyspace.shard_key(0), "layout", keyspace.LAYOUT)
+
     # When it is recovered for a store that it does not belong to, or that never allocated, then it is refused
     other = Store(f"sqlite:///{tmp_path / 'other.db'}")
     other.migrate()

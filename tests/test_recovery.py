@@ -283,6 +283,22 @@ def test_a_server_of_another_store_is_refused(valkey: Valkey, store: Store, dire
     other.close()
 
 
+@pytest.mark.parametrize("layout", [None, "1"])
+def test_data_of_another_version_is_refused(valkey: Valkey, store: Store, layout: str | None) -> None:
+    # Given a server whose data another version wrote, which did not say which, or did
+    meet(valkey, store)
+    shard = keyspace.shard_key(0)
+    valkey.client.hdel(shard, "layout")
+    if layout:
+        valkey.client.hset(shard, "layout", layout)
+
+    # When it is met after a restart, then nothing may be allocated, and what to do is said
+    valkey.kill()
+    valkey.start()
+    with pytest.raises(Halted, match=r"another version of Seriatim.*empty Redis"):
+        meet(valkey, store)
+
+
 def test_a_store_that_is_an_old_copy_is_refused(valkey: Valkey, directory: Path) -> None:
     # Given a copy of the store, and a restart of the server since
     path = directory / "store.db"

@@ -2,7 +2,8 @@
 
 Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys on one node of a cluster:
 
-    {s017}:shard               hash: epoch, generation, backlog; halted with its reason when allocation is stopped
+    {s017}:shard               hash: epoch, generation, layout, backlog; halted with its reason when allocation is
+                               stopped
     {s017}:dirty               set: ids of the series whose outbox holds records
     {s017}:series:<id>         hash: version, open, on (whether it is active), changing; at, see At; last, the latest
                                date, and behind it the last entry's id (16 bytes); and the counters, such as inc or
@@ -32,6 +33,8 @@ from seriatim.errors import Damaged
 from seriatim.formats import counted
 from seriatim.model import Entry, Record, Series, Skip, Void, uuid_text
 
+LAYOUT = "2"
+"""Which of the ways to keep all this: whoever changes what keys or values mean raises it."""
 RUN_MAX = 32
 """How many entries an item holds at most, as allocate.lua has it."""
 DAY_BYTES = len("2026-11-28")

@@ -160,30 +160,34 @@ class Recovery:
     def _shards(self, data: DataSet) -> list[list[bytes | None]]:
         pipeline = self._client.pipeline(transaction=False)
         for shard in range(data.shards):
-            pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation", "doubt"])
+            pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation", "layout", "doubt"])
         with scripts.translated():
             return cast("list[list[bytes | None]]", pipeline.execute())
 
     def _lost(self, data: DataSet, seen: Sequence[Server]) -> str | None:
         """Returns why everything in Redis is doubtful, if it is."""
         shards = self._shards(data)
-        if any(epoch not in (None, data.epoch.encode()) for epoch, _, _ in shards):
+        if any(epoch not in (None, data.epoch.encode()) for epoch, _, _, _ in shards):
             raise ConfigError(
                 "This Redis belongs to another store, or to a time before an earlier recovery. Check "
                 "SERIATIM_REDIS_URL; if it is the right one, empty it (FLUSHALL), and recover again."
             )
-        if any(epoch is None or generation is None for epoch, generation, _ in shards):
+        if any(epoch is not None and layout != keyspace.LAYOUT.encode() for epoch, _, layout, _ in shards):
+            raise ConfigError(recovery.LAYOUT_ADVICE)
+        if any(epoch is None or generation is None for epoch, generation, _, _ in shards):
             return "Redis has lost its data"
-        if any(int(generation or 0) not in (data.generation, data.pending_generation) for _, generation, _ in shards):
+        if any(
+            int(generation or 0) not in (data.generation, data.pending_generation) for _, generation, _, _ in shards
+        ):
             return "Redis holds an old copy of its data, or the store does"
-        if recovery.is_promoted(seen, data) or any(doubt for _, _, doubt in shards):
+        if recovery.is_promoted(seen, data) or any(doubt for _, _, _, doubt in shards):
             return recovery.PROMOTED
         return None
 
     def _halt(self, data: DataSet) -> None:
         self._store.halt(UNDER_WAY, ACTOR)
         pipeline = self._client.pipeline(transaction=False)
-        for shard, (epoch, _, _) in enumerate(self._shards(data)):
+        for shard, (epoch, *_) in enumerate(self._shards(data)):
             if epoch is not None:
                 pipeline.hset(keyspace.shard_key(shard), "halted", UNDER_WAY)
         with scripts.translated():

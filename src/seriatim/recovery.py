@@ -45,6 +45,10 @@ TRY_PAUSE_S = 0.05
 CHECK_SERIES = 500
 WATCH_S = 1.0
 PROMOTED = "Redis is a replica that was promoted, and may lack the last numbers of the server that it stands for"
+LAYOUT_ADVICE = (
+    "This Redis holds data as another version of Seriatim keeps it. Run that version until nothing waits (/readyz says "
+    "backlog 0) and stop it; then empty Redis (FLUSHALL), and run `seriatim recover` of this version."
+)
 PROMOTED_ADVICE = f"{PROMOTED}. Go back to that server if it is whole, or run `seriatim recover`."
 
 
@@ -234,10 +238,10 @@ def _enroll(client: redis.Redis, data: DataSet, generation: int, raised: int) ->
 def _check_shards(client: redis.Redis, data: DataSet, pending: int | None = None) -> None:
     pipeline = client.pipeline(transaction=False)
     for shard in range(data.shards):
-        pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation", "halted"])
+        pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation", "layout", "halted"])
     with scripts.translated():
         rows = cast("list[list[bytes | None]]", pipeline.execute())
-    for shard, (epoch, generation, halted) in enumerate(rows):
+    for shard, (epoch, generation, layout, halted) in enumerate(rows):
         if epoch is None or generation is None:
             raise _unfit(shard, "missing")
         if epoch.decode() != data.epoch:
@@ -246,6 +250,8 @@ def _check_shards(client: redis.Redis, data: DataSet, pending: int | None = None
             raise _unfit(shard, "generation")
         if int(generation) not in (data.generation, pending):  # raised since the store was read
             raise Stale
+        if layout != keyspace.LAYOUT.encode():
+            raise _unfit(shard, "layout")
         if halted is not None:
             raise Halted(halted.decode())
 
@@ -257,6 +263,7 @@ def _unfit(shard: int, how: str) -> Halted:
         "foreign": f"This Redis belongs to another store, or is of a time before an earlier recovery, such as an old "
         f"primary that came back (shard {shard} has another epoch). Check SERIATIM_REDIS_URL.",
         "generation": f"This Redis holds an old copy of the data (shard {shard} has another generation). {again}",
+        "layout": LAYOUT_ADVICE,
     }
     return Halted(reasons[how])
 

@@ -25,6 +25,7 @@ from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.formats import Window
 from seriatim.groups import Group, packed, rendered, ruled
 from seriatim.keyspace import (
+    LAYOUT,
     At,
     Issued,
     Rendering,
@@ -552,7 +553,7 @@ def enroll(
     The one script that is not called by its SHA-1: it runs before the others may be loaded.
     """
     with translated():
-        reply = client.eval(script("enroll").text, 1, shard_key(shard), epoch, str(generation), str(raised))
+        reply = client.eval(script("enroll").text, 1, shard_key(shard), epoch, str(generation), str(raised), LAYOUT)
     return cast("Literal['ok', 'missing', 'foreign', 'generation']", cast("bytes", reply).decode())
 
 
