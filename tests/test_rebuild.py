@@ -189,6 +189,34 @@ def test_what_only_redis_held_is_saved_and_nothing_else_asked(valkey: Valkey, st
     assert sound(store, numbered)
 
 
+def test_data_of_another_version_is_built_anew_when_the_store_has_all_of_it(
+    valkey: Valkey, store: Store, numbered: Numbered
+) -> None:
+    def write_layout(layout: str) -> None:
+        for shard in range(SHARDS):
+            valkey.client.hset(keyspace.shard_key(shard), "layout", layout)
+
+    # Given a Redis with records that wait, as another version wrote them
+    write_layout("another")
+
+    # When it is recovered, then it is refused, without a halt: that version can still settle them
+    with pytest.raises(ConfigError, match="another version"):
+        recover(valkey, store)
+    assert store.data_set().state == "live"
+    write_layout(keyspace.LAYOUT)
+    settle_all(valkey, store)
+
+    # When nothing waits any more, and nothing can be read, then all is built anew from the store
+    before = logical(valkey)
+    for name in valkey.client.scan_iter(match="{s*}:series:*"):
+        valkey.client.hset(name, "at", "what another version keeps there")
+    write_layout("another")
+    outcome = recover(valkey, store)
+    assert (outcome.recovered, outcome.saved, outcome.doubts) == (True, 0, [])
+    assert logical(valkey) == before
+    assert sound(store, numbered)
+
+
 @pytest.mark.parametrize("resumed", [True, False])
 def test_an_old_copy_goes_on_as_somebody_decides(
     valkey: Valkey, store: Store, numbered: Numbered, *, resumed: bool
@@ -292,12 +320,6 @@ def test_what_is_sound_is_left_alone_and_another_stores_server_too(
     assert not recover(valkey, store).recovered
     assert valkey.dump() == before
     assert store.data_set().state == "live"
-
-    # When its data is of another version, which this one might read wrongly, then it is refused
-    valkey.client.hset(keyspace.shard_key(0), "layout", "1")
-    with pytest.raises(ConfigError, match="empty Redis"):
-        recover(valkey, store)
-    valkey.client.hset(keyspace.shard_key(0), "layout", keyspace.LAYOUT)
 
     # When it is recovered for a store that it does not belong to, or that never allocated, then it is refused
     other = Store(f"sqlite:///{tmp_path / 'other.db'}")

@@ -295,7 +295,7 @@ def test_data_of_another_version_is_refused(valkey: Valkey, store: Store, layout
     # When it is met after a restart, then nothing may be allocated, and what to do is said
     valkey.kill()
     valkey.start()
-    with pytest.raises(Halted, match=r"another version of Seriatim.*empty Redis"):
+    with pytest.raises(Halted, match=r"another version of Seriatim.*seriatim recover"):
         meet(valkey, store)
 
 

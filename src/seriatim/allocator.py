@@ -398,6 +398,10 @@ class Allocator:
         except SeriatimError as error:
             _fail(requests, error)
             return
+        except Exception:
+            log.exception("answers failed")
+            _fail(requests, Unavailable(INTERRUPTED))
+            return
         for request, reply in zip(requests, replies, strict=True):
             try:
                 self._answer(request, reply)

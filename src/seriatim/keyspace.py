@@ -165,7 +165,6 @@ class Run(msgspec.Struct, frozen=True):
 
 _rendering = lru_cache(maxsize=4096)(msgspec.json.Decoder(Rendering).decode)
 _head = struct.Struct(">ddHBB")
-_values = {count: struct.Struct(f">{count}d") for count in range(256)}
 
 
 def unpack_run(head: bytes, name: str = "A run in an outbox") -> Run:
@@ -176,7 +175,7 @@ def unpack_run(head: bytes, name: str = "A run in an outbox") -> Run:
     """
     try:
         first, time, count, previous, values = _head.unpack_from(head)
-        firsts = _values[values].unpack_from(head, _head.size)
+        firsts = struct.unpack_from(f">{values}d", head, _head.size)
         begin = _head.size + 8 * values
         rendering = _rendering(head[begin + previous :])
     except (struct.error, msgspec.DecodeError):

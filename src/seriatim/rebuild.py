@@ -133,10 +133,12 @@ class Recovery:
             if data.state == "live" and self._is_sound():
                 return Outcome(recovered=False, saved=0, series=0, entries=0, doubts=[])
             everything = self._lost(data, seen) or data.doubt
+            # Before a halt: under one the other version could not settle what waits.
+            legible = self._is_legible(data, everything)
             self._halt(data)
             self._halted_at = time.monotonic()
-            saved = self._save(data)
-            doubts = self._doubts(data, everything)
+            saved = self._save(data) if legible else 0
+            doubts = self._doubts(data, everything) if legible else []
             self._check(choice, doubts)
             undecided = [one for one in doubts if one.series not in choice.resume_at and not choice.accept_loss]
             if undecided:
@@ -160,29 +162,38 @@ class Recovery:
     def _shards(self, data: DataSet) -> list[list[bytes | None]]:
         pipeline = self._client.pipeline(transaction=False)
         for shard in range(data.shards):
-            pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation", "layout", "doubt"])
+            pipeline.hmget(keyspace.shard_key(shard), ["epoch", "generation", "doubt", "layout", "backlog"])
         with scripts.translated():
             return cast("list[list[bytes | None]]", pipeline.execute())
 
     def _lost(self, data: DataSet, seen: Sequence[Server]) -> str | None:
         """Returns why everything in Redis is doubtful, if it is."""
         shards = self._shards(data)
-        if any(epoch not in (None, data.epoch.encode()) for epoch, _, _, _ in shards):
+        if any(epoch not in (None, data.epoch.encode()) for epoch, *_ in shards):
             raise ConfigError(
                 "This Redis belongs to another store, or to a time before an earlier recovery. Check "
                 "SERIATIM_REDIS_URL; if it is the right one, empty it (FLUSHALL), and recover again."
             )
-        if any(epoch is not None and layout != keyspace.LAYOUT.encode() for epoch, _, layout, _ in shards):
-            raise ConfigError(recovery.LAYOUT_ADVICE)
-        if any(epoch is None or generation is None for epoch, generation, _, _ in shards):
+        if any(epoch is None or generation is None for epoch, generation, *_ in shards):
             return "Redis has lost its data"
-        if any(
-            int(generation or 0) not in (data.generation, data.pending_generation) for _, generation, _, _ in shards
-        ):
+        if any(int(generation or 0) not in (data.generation, data.pending_generation) for _, generation, *_ in shards):
             return "Redis holds an old copy of its data, or the store does"
-        if recovery.is_promoted(seen, data) or any(doubt for _, _, _, doubt in shards):
+        if recovery.is_promoted(seen, data) or any(doubt for _, _, doubt, *_ in shards):
             return recovery.PROMOTED
         return None
+
+    def _is_legible(self, data: DataSet, doubt: str | None) -> bool:
+        """Whether Redis holds data as this version keeps it; if not, the store has all of it.
+
+        Raises:
+            ConfigError: another version wrote it, and the store may lack some.
+        """
+        shards = self._shards(data)
+        if all(epoch is None or layout == keyspace.LAYOUT.encode() for epoch, _, _, layout, _ in shards):
+            return True
+        if doubt or any(int(waiting or 0) for *_, waiting in shards):
+            raise ConfigError(recovery.LAYOUT_ADVICE)
+        return False
 
     def _halt(self, data: DataSet) -> None:
         self._store.halt(UNDER_WAY, ACTOR)

@@ -47,7 +47,7 @@ WATCH_S = 1.0
 PROMOTED = "Redis is a replica that was promoted, and may lack the last numbers of the server that it stands for"
 LAYOUT_ADVICE = (
     "This Redis holds data as another version of Seriatim keeps it. Run that version until nothing waits (/readyz says "
-    "backlog 0) and stop it; then empty Redis (FLUSHALL), and run `seriatim recover` of this version."
+    "backlog 0) and stop it; then start this one, and run `seriatim recover`."
 )
 PROMOTED_ADVICE = f"{PROMOTED}. Go back to that server if it is whole, or run `seriatim recover`."
 
