@@ -316,3 +316,15 @@ def test_a_worker_stops_in_time_when_it_is_told(valkey: Valkey, store: Store) ->
     assert running.wait(10) == 0
     drain_all(make_drainer(valkey, store, config))
     check(store, told)
+
+
+def test_a_worker_hurries_for_other_shards_only(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a queue, when the shard at hand was clean for a moment and has turned dirty, then its job hurries nobody
+    monkeypatch.setattr(worker, "_queue", valkey.client)
+    assert not worker._is_more_due(3)
+    worker.wake(valkey.client, 3)
+    assert not worker._is_more_due(3)
+
+    # And when another shard waits, then the slice at hand does not wait for more records
+    worker.wake(valkey.client, 4)
+    assert worker._is_more_due(3)

@@ -204,7 +204,7 @@ class Drainer:
             behind: _Read | None = None
             begun = -math.inf
             while True:
-                if behind is not None and behind.records < SLICE_RECORDS_MAX and not _is_more_due():
+                if behind is not None and behind.records < SLICE_RECORDS_MAX and not _is_more_due(shard):
                     self.stopping.wait(begun + GATHER_S - time.monotonic())
                 over = behind is not None and (time.monotonic() >= until or self.stopping.is_set())
                 begun = time.monotonic()
@@ -327,10 +327,10 @@ _drainer: Drainer | None = None
 _queue: redis.Redis | None = None
 
 
-def _is_more_due() -> bool:
-    """Whether a job waits, for another shard as a rule."""
+def _is_more_due(shard: int) -> bool:
+    """Whether a job waits for another shard. This one may have a job, too: it was clean for a moment."""
     with suppress(*scripts.FAULTS):
-        return _queue is None or not queue(_queue).is_empty()
+        return _queue is None or any(not job.startswith(f"{shard:03d}-") for job in queue(_queue).get_job_ids())
     return True
 
 
