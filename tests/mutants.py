@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant(
         "what only Redis holds is not saved by a recovery",
         "src/seriatim/rebuild.py",
-        "            saved = self._save(data)\n",
+        "            saved = self._save(data) if legible else 0\n",
         "            saved = 0\n",
         "tests/test_rebuild.py -k only_redis_held",
     ),
