@@ -54,7 +54,7 @@ class Part(msgspec.Struct, frozen=True):
     text: str
 
 
-class Window(msgspec.Struct, frozen=True):
+class Window(msgspec.Struct, frozen=True, cache_hash=True):
     """A local day: from `from_ms` on and before `until_ms`, in milliseconds since 1970, the date is `today`."""
 
     from_ms: int

@@ -131,7 +131,7 @@ def _note(series_id: str, position: int, k: int, fields: dict[bytes, bytes]) -> 
     return Skip(series_id, position, k, counter, period, int(fields[b"a"]), int(fields[b"b"]), *said)
 
 
-class Rendering(msgspec.Struct, frozen=True, array_like=True):
+class Rendering(msgspec.Struct, frozen=True, cache_hash=True, array_like=True):
     """What the entries of a run have from their series' format and their date.
 
     Args:

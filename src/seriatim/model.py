@@ -43,7 +43,7 @@ class Defaults(msgspec.Struct, frozen=True):
     series: dict[str, str]
 
 
-class Numbering(msgspec.Struct, frozen=True):
+class Numbering(msgspec.Struct, frozen=True, cache_hash=True):
     """What decides a series' codes; fixed by its first entry."""
 
     prefix: str = ""

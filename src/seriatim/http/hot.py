@@ -96,30 +96,32 @@ class HotPath:
 
 
 def issued_content(series_id: str, entry_id: str, issued: Issued) -> bytes:
-    """Returns an entry as the ordinary way answers it; what is the same for all entries of a run is written once."""
+    """Returns an entry as the ordinary way answers it; what all entries of a rendering share is written once."""
     run, values = issued.run, issued.values()
     sig, meta = issued.carried()
     counted = [values[field - 1] for field in run.rendering.counted]
-    said = (entry_id.encode(), *counted, issued.position, values[0], meta or b"{}", b'"%b"' % sig if sig else b"")
+    at = timestamp(run.time).encode()
+    names = entry_id.encode(), series_id.encode()
+    said = (*names, *counted, issued.position, values[0], meta or b"{}", b'"%b"' % sig if sig else b"", at, at)
     if not issued.previous:
-        return _content(series_id, run.time, run.rendering, linked=False) % said
-    return _content(series_id, run.time, run.rendering, linked=True) % (*said, uuid_text(issued.previous).encode())
+        return _content(run.rendering, linked=False) % said
+    return _content(run.rendering, linked=True) % (*said, uuid_text(issued.previous).encode())
 
 
 @lru_cache(maxsize=1024)
-def _content(series_id: str, time: int, rendering: Rendering, *, linked: bool) -> bytes:
-    """Returns the answer of entries that share these, with places for what they do not share (printf)."""
+def _content(rendering: Rendering, *, linked: bool) -> bytes:
+    """Returns the answer of entries that have a rendering, with places for what they do not share (printf)."""
     blank = EntryAnswer(
         id="%b",
-        series_id=series_id,
+        series_id="%b",
         code=rendering.code,
         position=cast("int", msgspec.Raw(b"%d")),
         number=cast("int", msgspec.Raw(b"%d")),
         date=rendering.date,
         meta=cast("dict[str, str]", msgspec.Raw(b"%b")),
         sigs=cast("list[str]", msgspec.Raw(b"[%b]")),
-        created_at=timestamp(time),
-        updated_at=timestamp(time),
+        created_at="%b",
+        updated_at="%b",
         previous_id="%b" if linked else None,
     )
     return encode(blank)

@@ -21,7 +21,7 @@ from seriatim.receipts import settled
 
 SAMPLE = 100
 """How many entries are also fetched by their ids."""
-LOOK_UPS_MAX = 1000
+LOOK_UPS_MAX = 20_000
 """How many missing entries of a series are looked for by their ids, to say what became of them."""
 SERIES_AT_ONCE = 4
 UNSETTLED_PAUSE_S = 0.2
@@ -284,7 +284,8 @@ class SeriesAudit:
                 detail = f"{uuid_text(slot[0])} is found by its id, and it is not listed there"
                 self._find(position, "unlisted_entry", detail)
         for position, slot in self._missed[LOOK_UPS_MAX:]:
-            self._find(position, "unlisted_entry", f"{uuid_text(slot[0])} was answered this position")
+            detail = f"{uuid_text(slot[0])} was answered this position, is not listed there, and was not looked for"
+            self._find(position, "unlisted_entry", detail)
         for position, slot in self._sheet.strays[:LOOK_UPS_MAX]:
             entry = self._looked_up(position, slot)
             if entry:
