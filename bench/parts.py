@@ -150,7 +150,8 @@ class Parts:
         with contextlib.closing(store), store.write() as connection:
             row = dict(connection.execute(sa.select(series).where(series.c.id == made)).one()._mapping)  # noqa: SLF001 -- SQLAlchemy's public name for it
             assert row["position"] == 0, "its first entry is settled"
-            row |= {"is_default": False, "loaded_epoch": None, "pk": None}
+            row |= {"is_default": False, "loaded_epoch": None}
+            del row["pk"]
             shards = Config().shards
             rows = [
                 row | {"id": one, "ordinal": 1 + number, "shard": shard_of(one, shards)}

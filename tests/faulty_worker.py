@@ -42,7 +42,7 @@ POINTS: dict[str, tuple[Any, str, Any]] = {
     "while signing": (SigningProcess, "receipts", after(SigningProcess.receipts, 2)),
     "signing ahead": (Drainer, "_read", after(Drainer._read, 2)),
     "before commit": (Store, "commit", die),
-    "inside the transaction": (Store, "_commit_slice", after(Store._commit_slice, 2)),
+    "inside the transaction": (Store, "_count", die),
     "between commit and settle": (scripts, "settle", die),
     "between two settles": (scripts, "settle", after(scripts.settle, 1)),
     "after the second slice": (Store, "commit", after(Store.commit, 2)),
@@ -52,5 +52,6 @@ if __name__ == "__main__":
     holder, name, fault = POINTS[sys.argv[1]]
     setattr(holder, name, fault)
     worker.SLICE_RECORDS_MAX = 100
+    worker.SETTLED_AT_ONCE = 1
     signing_process.FEW = 20
     worker.run(read(os.environ))

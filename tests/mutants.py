@@ -139,8 +139,7 @@ MUTANTS = (
         "what is about to be committed is settled already",
         "src/seriatim/worker.py",
         "            self._store.commit(read.standing, slices)\n",
-        "            for series in read.settled:\n"
-        "                scripts.settle(self.client, read.standing, series, series.place)\n"
+        "            scripts.settle(self.client, read.standing, read.settled)\n"
         "            self._store.commit(read.standing, slices)\n",
         "tests/test_worker.py -k killed_at",
     ),
@@ -154,8 +153,8 @@ MUTANTS = (
     Mutant(
         "a series is moved from wherever it stands",
         "src/seriatim/store.py",
-        "unmoved = sa.and_(series.c.pk == owner.pk, series.c.position == owner.position, series.c.k == owner.k)",
-        "unmoved = series.c.pk == owner.pk",
+        'series.c.position == sa.bindparam("from_position"), series.c.k == sa.bindparam("from_k")',
+        'sa.bindparam("from_position") >= 0, sa.bindparam("from_k") >= 0',
         "tests/test_worker.py -k 'behind or fork'",
     ),
     Mutant(

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from seriatim import keyspace, scripts
 from seriatim.formats import Window
 from seriatim.groups import Group
-from seriatim.model import Entry, Numbering, Series, Standing, fingerprint, uuid_bytes
+from seriatim.model import Entry, Numbering, Place, Series, Standing, fingerprint, uuid_bytes
 from stack import Valkey, new_id
 
 T = TypeVar("T")
@@ -114,6 +114,13 @@ def said(reply: Any) -> list[Any]:
         return list(reply)
     word = b"replayed" if reply.replayed else b"issued"
     return [word, reply.position, reply.entry(""), reply.void]
+
+
+def settle(server: Valkey, series: Series, upto: Place) -> int:
+    """Settles a series up to a place; returns how many records are left."""
+    position, k = upto
+    (left,) = scripts.settle(server.client, STANDING, [replace(series, position=position, k=k)])
+    return left
 
 
 def find_all(server: Valkey, series: Series, entries: list[str]) -> list[scripts.Found | None]:

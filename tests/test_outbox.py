@@ -26,6 +26,7 @@ from scripted import (
     make_series,
     opened,
     said,
+    settle,
     stands,
 )
 from seriatim import keyspace, scripts
@@ -140,7 +141,7 @@ def test_what_is_settled_of_a_run_is_the_stores_to_answer(server: Valkey) -> Non
     ids = [new_id() for _ in range(8)]
     allocate(server, group(series, ids[:5]))
     allocate(server, group(series, ids[5:]))
-    assert scripts.settle(server.client, STANDING, series, (3, 0)) == 5
+    assert settle(server, series, (3, 0)) == 5
 
     # Then the run is still there for those who wait, and the others are answered as settled
     assert [reply[0] for reply in allocate(server, group(series, ids))] == [b"settled"] * 3 + [b"replayed"] * 5
@@ -148,7 +149,7 @@ def test_what_is_settled_of_a_run_is_the_stores_to_answer(server: Valkey) -> Non
     assert [one is not None and one.entry is not None for one in found] == [False] * 3 + [True] * 5
 
     # And when the run has gone, too: an entry that is looked for by its position is not taken for another
-    assert scripts.settle(server.client, STANDING, series, (5, 0)) == 3
+    assert settle(server, series, (5, 0)) == 3
     wanted = [(series, position) for position in (4, 5, 6)]
     assert [one.position for one in ask(server, lambda client: entries_at(client, wanted))] == [6]
 
@@ -174,7 +175,7 @@ def test_a_batch_of_a_thousand_waits_in_few_items(server: Valkey) -> None:
     # And the same batch is answered as before, and settled it leaves nothing
     again = allocate(server, group(series, ids), atomic=True)
     assert again == [[b"replayed", *reply[1:]] for reply in first]
-    assert scripts.settle(server.client, STANDING, series, (1000, 0)) == 0
+    assert settle(server, series, (1000, 0)) == 0
     assert not server.client.exists(outbox(series), keyspace.dirty_key(SHARD))
     assert backlog(server) == 0
 
@@ -285,7 +286,7 @@ def test_what_is_settled_between_two_rounds_leaves_no_gap(server: Valkey) -> Non
     assert [one.place for one in reading.records] == [(3, 0), (4, 0), (5, 0), (6, 0)]
 
     # When what it has, and more, is settled before the next
-    scripts.settle(server.client, STANDING, series, (31, 0))
+    settle(server, series, (31, 0))
     while not reading.ended:
         read(server, series, reading)
 
@@ -295,7 +296,7 @@ def test_what_is_settled_between_two_rounds_leaves_no_gap(server: Valkey) -> Non
     # And what is settled no further than it has read changes nothing
     reading = Reading(series.id, (0, 0), 50)
     read(server, series, reading)
-    scripts.settle(server.client, STANDING, series, (33, 0))
+    settle(server, series, (33, 0))
     while not reading.ended:
         read(server, series, reading)
     assert [one.place for one in reading.records] == [(at, 0) for at in range(31, 61)]
@@ -409,7 +410,7 @@ class Machine(RuleBasedStateMachine):
     @rule(point=POINTS)
     def settle(self, point: float) -> None:
         upto = ([(0, 0), *self.places])[round(point * len(self.places))]
-        left = scripts.settle(self.server.client, STANDING, self.series, upto)
+        left = settle(self.server, self.series, upto)
         self.settled = max(self.settled, upto)
         assert left == self.unsettled
 

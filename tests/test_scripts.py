@@ -20,6 +20,7 @@ from scripted import (
     group,
     make_series,
     opened,
+    settle,
     stands,
     told,
 )
@@ -307,7 +308,7 @@ def test_a_call_carries_series_of_several_shards(server: Valkey) -> None:
     assert tuple(server.client.smembers(keyspace.dirty_key(shard)) for shard in (SHARD, ELSEWHERE)) == dirty
 
     # And each is settled by itself
-    assert scripts.settle(server.client, STANDING, here, (2, 0)) == 0
+    assert settle(server, here, (2, 0)) == 0
     assert (backlog(server, SHARD), backlog(server, ELSEWHERE)) == (1, 2)
 
 
@@ -318,7 +319,7 @@ def test_a_call_that_only_repeats_turns_no_shard_dirty(server: Valkey) -> None:
     groups = [group(series, [one]) for series, one in zip(both, ids, strict=True)]
     assert allocated(server, *groups).turned_dirty == [SHARD, ELSEWHERE]
     for series in both:
-        scripts.settle(server.client, STANDING, series, (1, 0))
+        settle(server, series, (1, 0))
     before = server.dump()
 
     # When they are asked for again, then they are answered, and nothing has changed
@@ -443,7 +444,7 @@ def test_a_record_deleted_from_the_outbox_is_noticed(server: Valkey) -> None:
     # Then the series issues nothing, and settling it is refused
     assert allocate(server, group(series, [new_id()]))[0][0] == b"damaged"
     with pytest.raises(Damaged, match="2 items instead of 3"):
-        scripts.settle(server.client, STANDING, series, (3, 0))
+        settle(server, series, (3, 0))
 
 
 @pytest.mark.parametrize(("at_once", "kept"), [(5, [b"5-0"]), (1, [b"4-0", b"5-0"])])
@@ -458,9 +459,9 @@ def test_settling_drops_exactly_what_is_committed_and_may_be_repeated(
     assert server.client.smembers(keyspace.dirty_key(SHARD)) == {series.id.encode()}
 
     # When three are settled, twice, and then all
-    left = [scripts.settle(server.client, STANDING, series, (3, 0)) for _ in range(2)]
+    left = [settle(server, series, (3, 0)) for _ in range(2)]
     waiting = [name for name, _ in cast("Any", server.client.xrange(keyspace.outbox_key(SHARD, series.id)))]
-    left.append(scripts.settle(server.client, STANDING, series, (5, 0)))
+    left.append(settle(server, series, (5, 0)))
     assert waiting == kept
 
     # Then what is left is what was not committed, and a clean series leaves nothing behind
@@ -478,7 +479,7 @@ def test_the_store_ahead_of_redis_is_damage(server: Valkey) -> None:
 
     # When the store claims two, then settling is refused
     with pytest.raises(Damaged, match="beyond 1-0"):
-        scripts.settle(server.client, STANDING, series, (2, 0))
+        settle(server, series, (2, 0))
 
 
 def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None:
@@ -493,7 +494,7 @@ def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None
     with pytest.raises(Stale):
         find_all(server, series, [new_id()])
     with pytest.raises(Stale):
-        scripts.settle(server.client, STANDING, series, (0, 0))
+        settle(server, series, (0, 0))
     with pytest.raises(Stale):
         scripts.install(server.client, STANDING, series, opened=True)
     with pytest.raises(Stale):

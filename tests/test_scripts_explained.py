@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from scripted import ALWAYS, SHARD, STANDING, TODAY, allocate, ask, enrolled, group, make_series, opened
+from scripted import ALWAYS, SHARD, STANDING, TODAY, allocate, ask, enrolled, group, make_series, opened, settle
 from seriatim import keyspace, scripts
 from seriatim.errors import Damaged, Halted, Stale
 from seriatim.formats import Window
@@ -118,7 +118,7 @@ def test_records_follow_the_last_entry_in_order(server: Valkey) -> None:
     # And times never go back, and each is settled with those before it
     times = [one.created_at for one in kept]
     assert times == sorted(times)
-    left = [scripts.settle(server.client, STANDING, series, one.place) for one in kept]
+    left = [settle(server, series, one.place) for one in kept]
     assert left == [6, 5, 4, 3, 2, 1, 0]
     assert server.client.hget(keyspace.shard_key(SHARD), "backlog") == b"0"
     assert not server.client.exists(keyspace.dirty_key(SHARD), keyspace.outbox_key(SHARD, series.id))
@@ -129,7 +129,7 @@ def test_a_void_is_known_for_ever(server: Valkey) -> None:
     series, entry = opened(server, make_series()), new_id()
     allocate(server, group(series, [entry]))
     first = void(server, series, entry)
-    scripts.settle(server.client, STANDING, series, (1, 1))
+    settle(server, series, (1, 1))
 
     # When the entry is made void again, then it is the same void, and nothing is recorded
     before = server.dump()

@@ -191,7 +191,7 @@ def test_a_store_that_ends_inside_a_run_goes_on_from_there(valkey: Valkey, store
         assert series is not None
         store.commit(drainer._meet(), [sign(drainer, series, entries[:2])])
         if name == settled:
-            assert scripts.settle(valkey.client, drainer._meet(), series, (2, 0)) == 3
+            assert scripts.settle(valkey.client, drainer._meet(), [replace(series, position=2)]) == [3]
 
     # When the server is met again after a restart, and a worker drains
     valkey.kill()
@@ -318,13 +318,45 @@ def test_a_worker_stops_in_time_when_it_is_told(valkey: Valkey, store: Store) ->
     check(store, told)
 
 
-def test_a_worker_hurries_for_other_shards_only(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a queue, when the shard at hand was clean for a moment and has turned dirty, then its job hurries nobody
+def test_shards_take_turns(valkey: Valkey, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given records that wait in a shard, and a queue
+    told = asyncio.run(issue(valkey, store, entries=5))
+    shard = next(number for number in range(SHARDS) if valkey.client.exists(keyspace.dirty_key(number)))
+    drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
     monkeypatch.setattr(worker, "_queue", valkey.client)
-    assert not worker._is_more_due(3)
-    worker.wake(valkey.client, 3)
-    assert not worker._is_more_due(3)
+    reads: list[int] = []
+    read = drainer._read
 
-    # And when another shard waits, then the slice at hand does not wait for more records
-    worker.wake(valkey.client, 4)
-    assert worker._is_more_due(3)
+    def counted(*given: Any) -> Any:
+        reads.append(given[0])
+        return read(*given)
+
+    monkeypatch.setattr(drainer, "_read", counted)
+
+    # When another shard waits, then what is there is settled, and what came since has to wait
+    worker.wake(valkey.client, shard + 1)
+    assert drainer.drain(shard)
+    assert reads == [shard]
+    assert not valkey.client.exists(keyspace.dirty_key(shard))
+
+    # When only a job of its own waits, as of a shard that was clean for a moment, then it is looked through to the end
+    valkey.client.delete(f"rq:queue:{worker.QUEUE}")
+    worker.wake(valkey.client, shard)
+    assert not drainer.drain(shard)
+    drain_all(drainer)
+    check(store, told)
+
+
+def test_a_shard_that_has_more_than_a_slice_goes_on(
+    valkey: Valkey, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given six series in four shards: in one of them more than a slice has, while others wait
+    told = asyncio.run(issue(valkey, store, entries=5)) | asyncio.run(issue(valkey, store, entries=5))
+    monkeypatch.setattr(worker, "SLICE_SERIES_MAX", 1)
+    monkeypatch.setattr(worker, "SETTLED_AT_ONCE", 1)
+    monkeypatch.setattr(worker, "GATHER_S", 60.0)
+    drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
+
+    # When they are drained, then nobody waits for records to gather
+    drain_all(drainer)
+    check(store, told)

@@ -413,20 +413,31 @@ async def _evaluate(client: Caller, name: str, keys: Sequence[str], standing: St
 # synchronous: what workers, start-up and changes of definitions call ----------------------------------------------
 
 
-def settle(client: redis.Redis, standing: Standing, series: Series, upto: Place) -> int:
-    """Drops the records up to `upto`, which the store holds, from the outbox; returns how many are left.
+def settle(client: redis.Redis, standing: Standing, settled: Sequence[Series]) -> list[int]:
+    """Drops from each series' outbox the records up to its place, which the store holds; returns how many are left.
+
+    The server is asked for all of them at once, and does nothing else meanwhile.
 
     Raises:
         Stale, Unavailable.
         Damaged: Redis and the store contradict one another.
     """
-    shard, name = series.shard, series.id
-    keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
-    match _call(client, "settle", keys, standing, name, *upto):
+    pipeline = client.pipeline(transaction=False)
+    for series in settled:
+        shard, name = series.shard, series.id
+        keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
+        _call(pipeline, "settle", keys, standing, name, *series.place)
+    with translated():
+        replies = pipeline.execute()
+    return [_left(series, reply) for series, reply in zip(settled, replies, strict=True)]
+
+
+def _left(series: Series, reply: list[Any]) -> int:
+    match reply:
         case [b"ok", _, left]:
             return int(left)
         case [b"damaged", what]:
-            raise Damaged(f"Series {name} cannot be settled: {what.decode()}.")
+            raise Damaged(f"Series {series.id} cannot be settled: {what.decode()}.")
         case _:
             raise Stale
 

@@ -29,6 +29,17 @@ from seriatim.tables import (
 )
 
 PAGE = 1000
+COUNTED = ("series", "counter", "period", "value")
+MOVED = ("position", "k", "head", "genesis")
+MOVE = (
+    sa.update(series)
+    .where(series.c.pk == sa.bindparam("owner"))
+    .where(series.c.position == sa.bindparam("from_position"), series.c.k == sa.bindparam("from_k"))
+    .values(
+        {name: sa.bindparam(f"to_{name}") for name in MOVED} | {"claims": series.c.claims + sa.bindparam("claimed")}
+    )
+)
+"""Moves a series from exactly the place that was read."""
 
 
 class DataSet(msgspec.Struct, frozen=True):
@@ -76,6 +87,11 @@ class Slice(msgspec.Struct, frozen=True):
     genesis: bytes
     records: Sequence[Record]
     head: str
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Its records without skips and voids."""
+        return [record for record in self.records if isinstance(record, Entry)]
 
     @property
     def after(self) -> Series:
@@ -477,22 +493,25 @@ class Store(Registry):
             ).one()
             if tuple(current) != (standing.epoch, standing.generation, state):
                 raise Stale
-            for part in slices:
-                self._commit_slice(connection, part, at)
+            self._move(connection, slices)
+            self.add(
+                connection, entries, [_entry_row(one.series.pk, entry, at) for one in slices for entry in one.entries]
+            )
+            for one in slices:
+                for record in one.records:
+                    if not isinstance(record, Entry):
+                        self._note(connection, one.series, record, at)
+            self._count(connection, slices)
 
-    def _commit_slice(self, connection: sa.Connection, part: Slice, at: int) -> None:
-        owner, after = part.series, part.after
-        fresh = [record for record in part.records if isinstance(record, Entry)]
-        unmoved = sa.and_(series.c.pk == owner.pk, series.c.position == owner.position, series.c.k == owner.k)
-        claims = series.c.claims + sum(entry.claimed for entry in fresh)
-        values = {name: getattr(after, name) for name in ("position", "k", "head", "genesis")} | {"claims": claims}
-        if connection.execute(sa.update(series).where(unmoved).values(values)).rowcount != 1:
+    def _move(self, connection: sa.Connection, slices: Sequence[Slice]) -> None:
+        moves = [
+            {"owner": one.series.pk, "from_position": one.series.position, "from_k": one.series.k}
+            | {"claimed": sum(entry.claimed for entry in one.entries)}
+            | {f"to_{name}": getattr(one.after, name) for name in MOVED}
+            for one in slices
+        ]
+        if connection.execute(MOVE, moves).rowcount != len(moves):
             raise Stale
-        self.add(connection, entries, [_entry_row(owner.pk, entry, at) for entry in fresh])
-        for record in part.records:
-            if not isinstance(record, Entry):
-                self._note(connection, owner, record, at)
-        self._count(connection, owner, part.records)
 
     def _note(self, connection: sa.Connection, owner: Series, note: Skip | Void, at: int) -> None:
         row = msgspec.structs.asdict(note) | {"series": owner.pk, "settled_at": at}
@@ -501,17 +520,20 @@ class Store(Registry):
         action = "skip numbers" if isinstance(note, Skip) else "void entry"
         self._log(connection, note.actor, action, {"series": owner.id} | said, at=note.created_at)
 
-    def _count(self, connection: sa.Connection, owner: Series, records: Sequence[Record]) -> None:
-        last: dict[tuple[str, str], int] = {}
-        for record in records:
-            if isinstance(record, Entry):
-                last |= {(one.counter, one.period): one.value for one in record.numbers}
-            elif isinstance(record, Skip):
-                last[record.counter, record.period] = record.last
-        for (counter, period), value in last.items():
-            upsert = self.insert(counters).values(series=owner.pk, counter=counter, period=period, value=value)
+    def _count(self, connection: sa.Connection, slices: Sequence[Slice]) -> None:
+        last: dict[tuple[int, str, str], int] = {}
+        for part in slices:
+            owner = part.series.pk
+            for record in part.records:
+                if isinstance(record, Entry):
+                    last |= {(owner, one.counter, one.period): one.value for one in record.numbers}
+                elif isinstance(record, Skip):
+                    last[owner, record.counter, record.period] = record.last
+        if last:
+            upsert = self.insert(counters)
             keys = [counters.c.series, counters.c.counter, counters.c.period]
-            connection.execute(upsert.on_conflict_do_update(index_elements=keys, set_={"value": value}))
+            upsert = upsert.on_conflict_do_update(index_elements=keys, set_={"value": upsert.excluded.value})
+            connection.execute(upsert, [dict(zip(COUNTED, (*key, value), strict=True)) for key, value in last.items()])
 
 
 @contextmanager

@@ -41,11 +41,13 @@ log = structlog.stdlib.get_logger(__name__)
 QUEUE = "seriatim"
 SLICE_RECORDS_MAX = 2000
 SLICE_SERIES_MAX = 200
+SETTLED_AT_ONCE = 20
+"""For how many series' outboxes others wait who ask the server for numbers."""
 TURN_S = 5.0
 """After this time a worker lets other shards have their turn."""
 GATHER_S = 0.1
-"""So far apart slices begin that are not full, unless another shard waits: what each costs beside its records, and its
-sync to a disk that Redis syncs to as well, is shared by more of them."""
+"""So far apart a shard's slices begin that are not full: what each costs beside its records, and its sync to a disk
+that Redis syncs to as well, is shared by more of them."""
 LOCK_S = 5.0
 """How long a dead worker keeps its shard; a live one renews the lock after every slice."""
 FINISH_S = 6.0
@@ -89,16 +91,15 @@ class _Part(msgspec.Struct, frozen=True):
 
 
 class _Read(msgspec.Struct, frozen=True):
-    """What is to be signed, committed, and dropped from the outboxes of `settled`; series as they will be then."""
+    """What is to be signed, committed, and dropped from the outboxes of `settled`; series as they will be then.
+
+    When it is `full`, there was more in the shard.
+    """
 
     standing: Standing
     parts: list[_Part]
     settled: list[Series]
-
-    @property
-    def records(self) -> int:
-        """How many there are."""
-        return sum(len(part.records) for part in self.parts)
+    full: bool
 
 
 class Stopping:
@@ -143,6 +144,8 @@ class Drainer:
         self._config = config
         self._standing: Standing | None = None
         self._until = math.inf
+        self._resting: dict[int, float] = {}
+        """Until when shards gather records, see GATHER_S."""
         self._turn = threading.Lock()
         self.stopping = Stopping()
 
@@ -202,13 +205,9 @@ class Drainer:
         with ThreadPoolExecutor(1) as committer:
             committing: Future[None] | None = None
             behind: _Read | None = None
-            begun = -math.inf
             while True:
-                if behind is not None and behind.records < SLICE_RECORDS_MAX and not _is_more_due(shard):
-                    self.stopping.wait(begun + GATHER_S - time.monotonic())
-                over = behind is not None and (time.monotonic() >= until or self.stopping.is_set())
-                begun = time.monotonic()
-                read = None if over else self._read(shard, ahead)
+                over = behind is not None and self._is_over(shard, until, behind)
+                read = None if over else self._gather(shard, ahead, behind)
                 receipts = self._signing.receipts() if behind else []
                 for part, said in zip(behind.parts if behind else [], receipts, strict=True):
                     ahead[part.series.id] = msgspec.structs.replace(ahead[part.series.id], head=_head(said))
@@ -224,6 +223,17 @@ class Drainer:
                         committing.result()
                     return over
                 behind = read
+
+    def _is_over(self, shard: int, until: float, behind: _Read) -> bool:
+        """Whether other shards have their turn now; at the latest when all is read that was due in this one."""
+        return time.monotonic() >= until or self.stopping.is_set() or (not behind.full and _is_more_due(shard))
+
+    def _gather(self, shard: int, ahead: dict[str, Series], behind: _Read | None) -> _Read | None:
+        """Reads the next slice as `_read`; if there is no more to do than that, not too soon."""
+        if behind is None or not behind.full:
+            self.stopping.wait(self._resting.get(shard, -math.inf) - time.monotonic())
+        self._resting[shard] = time.monotonic() + GATHER_S
+        return self._read(shard, ahead)
 
     def _read(self, shard: int, ahead: dict[str, Series]) -> _Read | None:
         """Reads the next slice, and moves `ahead` to where the series will be when it is settled.
@@ -241,7 +251,8 @@ class Drainer:
         # Read the outboxes first: what another worker settles meanwhile is then not taken for a gap.
         outboxes = outbox.records_of(self.client, shard, places, SLICE_RECORDS_MAX)
         ahead |= self._store.series_by_ids(new)
-        read = _Read(standing, [], [])
+        count = sum(map(len, outboxes.values()))
+        read = _Read(standing, [], [], full=count >= SLICE_RECORDS_MAX or len(dirty) >= SLICE_SERIES_MAX)
         for name, records in outboxes.items():
             if name not in ahead:
                 raise Damaged(f"Redis holds records of series {name}, which the store does not know.")
@@ -260,8 +271,8 @@ class Drainer:
         if read.parts:
             slices = [part.signed(said) for part, said in zip(read.parts, receipts, strict=True)]
             self._store.commit(read.standing, slices)
-        for series in read.settled:
-            scripts.settle(self.client, read.standing, series, series.place)
+        for begin in range(0, len(read.settled), SETTLED_AT_ONCE):
+            scripts.settle(self.client, read.standing, read.settled[begin : begin + SETTLED_AT_ONCE])
 
     def _meet(self) -> Standing:
         if self._standing is None:
