@@ -126,12 +126,14 @@ def _cells(results: Results) -> Iterator[str]:
         return
     yield from ("## Other numbers of connections, series and API processes: PUT/s", "", "![](connections.svg)", "")
     names = [name for name in NAMES if any(put.contender == name for put in results.cells)]
-    rows = [(TITLES[name], *(_cell(results, name, cell) for cell in (*OTHERS, TWO))) for name in names]
-    yield from _table(("", *map(_titled, (*OTHERS, TWO))), rows)
-
-
-def _cell(results: Results, name: str, cell: Cell) -> str:
-    return spread(put.run.per_s for put in results.of(name, cell))
+    cells = (*OTHERS, TWO)
+    rows = [
+        (TITLES[name], *(spread(put.run.per_s for put in results.of(name, cell)) for cell in cells)) for name in names
+    ]
+    yield from _table(("", *map(_titled, cells)), rows)
+    if BESIDE in names:
+        settled = [spread(put.run.settled_per_s for put in results.of(BESIDE, cell)) for cell in cells]
+        yield from _table(("entries/s settled meanwhile", *map(_titled, cells)), [(TITLES[BESIDE], *settled)])
 
 
 def _titled(cell: Cell) -> str:
@@ -217,10 +219,10 @@ def _settlement(results: Results) -> Iterator[str]:
         return
     yield from ("## One worker, on an otherwise idle machine", "")
     rows = [
-        (drain.store, f"{drain.held:,}", f"{drain.drained:,}", f"{drain.per_s:,.0f}", f"{drain.cpu_s:.3f}")
-        for drain in results.settlement.drains
+        (one.store, *(f"{count:,.0f}" for count in (one.held, one.drained, one.series, one.per_s)), f"{one.cpu_s:.3f}")
+        for one in results.settlement.drains
     ]
-    yield from _table(("store", "entries before", "settled", "entries/s", "its CPU s per 1,000"), rows)
+    yield from _table(("store", "entries before", "settled", "of series", "entries/s", "its CPU s per 1,000"), rows)
     waiting, settled = results.settlement.waiting_bytes, results.settlement.settled_bytes
     yield f"Redis: {waiting:,.0f} bytes of an entry that waits, {settled:,.1f} of a settled one."
     yield ""

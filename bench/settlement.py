@@ -6,11 +6,14 @@ from contextlib import closing
 
 import msgspec
 
+from client import Load, run
 from contenders import Arena
 from options import Options
 from parts import Front, Parts
 
 ROUNDS = 3
+SERIES, FEW = 3000, 3
+"""So many series, with about so many entries each that wait, are drained as well."""
 FIRST = 2000
 """Entries that are settled before memory is first looked at: what scripts and jobs take is there by then."""
 
@@ -25,6 +28,8 @@ class Drain(msgspec.Struct, frozen=True):
     per_s: float
     cpu_s: float
     """CPU seconds of the worker for 1,000 entries."""
+    series: int = 1
+    """Series that the entries are of."""
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -67,4 +72,14 @@ def _fill(parts: Parts, front: Front, options: Options, store: str, drains: list
         drains.append(Drain(store, held, drained, per_s, cpu_s))
         held += drained
         options.say(f"{store} with {held:,} entries")
+    many = parts.copy_series(front, SERIES)
+    front.begin(many)
+    parts.settle()
+    held += SERIES
+    for _ in range(ROUNDS):
+        while (drained := parts.backlog()) < SERIES * FEW:
+            run(front, many, Load(connections=64, seconds=0.2, warm_up_s=0))
+        per_s, cpu_s = parts.drain()
+        drains.append(Drain(store, held, drained, per_s, cpu_s, SERIES))
+        held += drained
     return waiting_bytes, settled_bytes, settled

@@ -82,7 +82,7 @@ def _batches(results: Results) -> Iterator[Target]:
 def _scale(results: Results) -> Iterator[Target]:
     if (measured := results.settlement) is not None:
         for store in ("SQLite", "PostgreSQL"):
-            drains = [drain for drain in measured.drains if drain.store == store][1:]
+            drains = [drain for drain in measured.drains if (drain.store, drain.series) == (store, 1)][1:]
             held = f"{drains[0].held:,}"
             name = f"entries/s that one worker settles into {store}, which has {held}"
             yield Target(name, 15_000, [drain.per_s for drain in drains], digits=0)
