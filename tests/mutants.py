@@ -82,8 +82,8 @@ MUTANTS = (
     Mutant(
         "settling drops one record too many",
         "lua/settle.lua",
-        "ARGV[4] .. '-' .. text(upto_k + 1))",
-        "text(upto + 1) .. '-' .. text(upto_k + 1))",
+        "first = text(upto) ..",
+        "first = text(upto + 1) ..",
         "tests/test_scripts.py tests/test_outbox.py -k settl",
     ),
     Mutant(

@@ -482,6 +482,25 @@ def test_the_store_ahead_of_redis_is_damage(server: Valkey) -> None:
         settle(server, series, (2, 0))
 
 
+def test_what_is_settled_together_is_settled_altogether_or_not_at_all(server: Valkey) -> None:
+    # Given entries that wait in two series of a shard
+    series = [opened(server, make_series()) for _ in range(2)]
+    for one in series:
+        allocate(server, group(one, [new_id(), new_id()]))
+    stored = [replace(one, position=2) for one in series]
+
+    # When the store claims more of the second than there is, then the first is not settled either
+    before = server.dump()
+    with pytest.raises(Damaged, match=f"{series[1].id} cannot be settled: .* beyond 2-0"):
+        scripts.settle(server.client, STANDING, [stored[0], replace(series[1], position=3)])
+    assert server.dump() == before
+
+    # And when it claims what there is, then both are
+    assert scripts.settle(server.client, STANDING, [replace(series[0], position=1), stored[1]]) == [1, 0]
+    assert server.client.smembers(keyspace.dirty_key(SHARD)) == {series[0].id.encode()}
+    assert backlog(server, SHARD) == 1
+
+
 def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None:
     # Given a series, and a server that has moved on to generation 2
     series = opened(server, make_series())

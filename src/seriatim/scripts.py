@@ -414,30 +414,22 @@ async def _evaluate(client: Caller, name: str, keys: Sequence[str], standing: St
 
 
 def settle(client: redis.Redis, standing: Standing, settled: Sequence[Series]) -> list[int]:
-    """Drops from each series' outbox the records up to its place, which the store holds; returns how many are left.
+    """Drops from the outboxes of a shard what the store holds: of each series the records up to its place.
 
-    The server is asked for all of them at once, and does nothing else meanwhile.
+    Returns how many each has left.
 
     Raises:
         Stale, Unavailable.
-        Damaged: Redis and the store contradict one another.
+        Damaged: Redis and the store contradict one another. Nothing is dropped.
     """
-    pipeline = client.pipeline(transaction=False)
-    for series in settled:
-        shard, name = series.shard, series.id
-        keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
-        _call(pipeline, "settle", keys, standing, name, *series.place)
-    with translated():
-        replies = pipeline.execute()
-    return [_left(series, reply) for series, reply in zip(settled, replies, strict=True)]
-
-
-def _left(series: Series, reply: list[Any]) -> int:
-    match reply:
-        case [b"ok", _, left]:
-            return int(left)
-        case [b"damaged", what]:
-            raise Damaged(f"Series {series.id} cannot be settled: {what.decode()}.")
+    shard = settled[0].shard
+    of_series = [key for one in settled for key in (series_key(shard, one.id), outbox_key(shard, one.id))]
+    arguments = [part for one in settled for part in (one.id, *one.place)]
+    match _call(client, "settle", (shard_key(shard), dirty_key(shard), *of_series), standing, *arguments):
+        case [b"ok", left]:
+            return cast("list[int]", left)
+        case [b"damaged", name, what]:
+            raise Damaged(f"Series {name.decode()} cannot be settled: {what.decode()}.")
         case _:
             raise Stale
 

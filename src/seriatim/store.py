@@ -29,7 +29,6 @@ from seriatim.tables import (
 )
 
 PAGE = 1000
-COUNTED = ("series", "counter", "period", "value")
 MOVED = ("position", "k", "head", "genesis")
 MOVE = (
     sa.update(series)
@@ -497,10 +496,9 @@ class Store(Registry):
             self.add(
                 connection, entries, [_entry_row(one.series.pk, entry, at) for one in slices for entry in one.entries]
             )
-            for one in slices:
-                for record in one.records:
-                    if not isinstance(record, Entry):
-                        self._note(connection, one.series, record, at)
+            notes = [(one.series, note) for one in slices for note in one.records if not isinstance(note, Entry)]
+            for owner, note in notes:
+                self._note(connection, owner, note, at)
             self._count(connection, slices)
 
     def _move(self, connection: sa.Connection, slices: Sequence[Slice]) -> None:
@@ -523,17 +521,16 @@ class Store(Registry):
     def _count(self, connection: sa.Connection, slices: Sequence[Slice]) -> None:
         last: dict[tuple[int, str, str], int] = {}
         for part in slices:
-            owner = part.series.pk
             for record in part.records:
                 if isinstance(record, Entry):
-                    last |= {(owner, one.counter, one.period): one.value for one in record.numbers}
+                    last |= {(part.series.pk, one.counter, one.period): one.value for one in record.numbers}
                 elif isinstance(record, Skip):
-                    last[owner, record.counter, record.period] = record.last
+                    last[part.series.pk, record.counter, record.period] = record.last
         if last:
+            names = ("series", "counter", "period", "value")
             upsert = self.insert(counters)
-            keys = [counters.c.series, counters.c.counter, counters.c.period]
-            upsert = upsert.on_conflict_do_update(index_elements=keys, set_={"value": upsert.excluded.value})
-            connection.execute(upsert, [dict(zip(COUNTED, (*key, value), strict=True)) for key, value in last.items()])
+            upsert = upsert.on_conflict_do_update(index_elements=names[:3], set_={"value": upsert.excluded.value})
+            connection.execute(upsert, [dict(zip(names, (*key, value), strict=True)) for key, value in last.items()])
 
 
 @contextmanager
