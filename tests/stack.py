@@ -316,10 +316,10 @@ class Load:
             time.sleep(0.05)
         raise AssertionError("not answered within a minute")
 
-    def reached(self, count: int) -> None:
+    def reached(self, count: int, within_s: float = 60) -> None:
         """Waits until so many more entries are answered."""
         goal = len(self.told) + count
-        until(lambda: len(self.told) >= goal, 60)
+        until(lambda: len(self.told) >= goal, within_s)
 
     def stop(self) -> None:
         self._stopping.set()

@@ -77,7 +77,7 @@ def positions(signer: Signer, link: str, receipts: list[str]) -> list[int]:
 def test_chains_are_signed_here_or_beside(signer: Signer, process: SigningProcess, lengths: tuple[int, ...]) -> None:
     # Given chains of any length
     chains = [chain(signer, f"link {number}", length) for number, length in enumerate(lengths)]
-    before = len(children())
+    before = set(children())
 
     # When they are signed
     signed = sign(process, *chains)
@@ -85,7 +85,7 @@ def test_chains_are_signed_here_or_beside(signer: Signer, process: SigningProces
     # Then each chain is whole, and a process was only made for long ones
     for (link, _), receipts, length in zip(chains, signed, lengths, strict=True):
         assert positions(signer, link, receipts) == list(range(1, length + 1))
-    assert len(children()) - before == (sum(lengths) > FEW)
+    assert len(set(children()) - before) == (sum(lengths) > FEW)
 
 
 def test_what_nobody_waited_for_is_not_taken_for_something_else(signer: Signer, process: SigningProcess) -> None:
