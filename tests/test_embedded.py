@@ -42,9 +42,10 @@ def test_a_killed_child_is_replaced_and_nothing_is_lost(loaded: Load, victim: st
         os.kill(pid, signal.SIGKILL)
         until(partial(_replaced, up, victim, pid))
         try:
-            loaded.reached(50, 20)
+            loaded.reached(50, 40)
         except AssertionError:
-            # Who is killed in the middle of a write tears the log, once in hundreds of times: a decision opens it
+            # A server that is killed in the middle of a write may tear its log: a decision opens it
+            assert victim == "valkey-server"
             assert [one["kind"] for one in up.json("doctor")["findings"]] == ["redis"]
             up.run("recover", "--accept-loss")
             loaded.reached(50)

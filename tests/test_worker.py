@@ -318,6 +318,18 @@ def test_a_worker_stops_in_time_when_it_is_told(valkey: Valkey, store: Store) ->
     check(store, told)
 
 
+def test_a_worker_hurries_for_other_shards_only(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a queue, when the shard at hand was clean for a moment and has turned dirty, then its job hurries nobody
+    monkeypatch.setattr(worker, "_queue", valkey.client)
+    assert not worker._is_more_due(3)
+    worker.wake(valkey.client, 3)
+    assert not worker._is_more_due(3)
+
+    # And when another shard waits, then it has its turn
+    worker.wake(valkey.client, 4)
+    assert worker._is_more_due(3)
+
+
 def test_shards_take_turns(valkey: Valkey, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given records that wait in a shard, and a queue
     told = asyncio.run(issue(valkey, store, entries=5))
@@ -339,9 +351,8 @@ def test_shards_take_turns(valkey: Valkey, store: Store, monkeypatch: pytest.Mon
     assert reads == [shard]
     assert not valkey.client.exists(keyspace.dirty_key(shard))
 
-    # When only a job of its own waits, as of a shard that was clean for a moment, then it is looked through to the end
+    # When none waits, then a shard is looked through to the end
     valkey.client.delete(f"rq:queue:{worker.QUEUE}")
-    worker.wake(valkey.client, shard)
     assert not drainer.drain(shard)
     drain_all(drainer)
     check(store, told)

@@ -34,9 +34,8 @@ MOVE = (
     sa.update(series)
     .where(series.c.pk == sa.bindparam("owner"))
     .where(series.c.position == sa.bindparam("from_position"), series.c.k == sa.bindparam("from_k"))
-    .values(
-        {name: sa.bindparam(f"to_{name}") for name in MOVED} | {"claims": series.c.claims + sa.bindparam("claimed")}
-    )
+    .values({name: sa.bindparam(f"to_{name}") for name in MOVED})
+    .values(claims=series.c.claims + sa.bindparam("claimed"))
 )
 """Moves a series from exactly the place that was read."""
 
@@ -493,22 +492,15 @@ class Store(Registry):
             if tuple(current) != (standing.epoch, standing.generation, state):
                 raise Stale
             self._move(connection, slices)
-            self.add(
-                connection, entries, [_entry_row(one.series.pk, entry, at) for one in slices for entry in one.entries]
-            )
+            fresh = [_entry_row(one.series.pk, entry, at) for one in slices for entry in one.entries]
+            self.add(connection, entries, fresh)
             notes = [(one.series, note) for one in slices for note in one.records if not isinstance(note, Entry)]
             for owner, note in notes:
                 self._note(connection, owner, note, at)
             self._count(connection, slices)
 
     def _move(self, connection: sa.Connection, slices: Sequence[Slice]) -> None:
-        moves = [
-            {"owner": one.series.pk, "from_position": one.series.position, "from_k": one.series.k}
-            | {"claimed": sum(entry.claimed for entry in one.entries)}
-            | {f"to_{name}": getattr(one.after, name) for name in MOVED}
-            for one in slices
-        ]
-        if connection.execute(MOVE, moves).rowcount != len(moves):
+        if connection.execute(MOVE, list(map(_moved, slices))).rowcount != len(slices):
             raise Stale
 
     def _note(self, connection: sa.Connection, owner: Series, note: Skip | Void, at: int) -> None:
@@ -578,6 +570,12 @@ def _entry(series_id: str, row: sa.Row[Any]) -> Entry:
 
 
 _numbers = msgspec.json.Encoder().encode
+
+
+def _moved(part: Slice) -> dict[str, Any]:
+    owner, after, claimed = part.series, part.after, sum(entry.claimed for entry in part.entries)
+    before = {"owner": owner.pk, "from_position": owner.position, "from_k": owner.k}
+    return before | {f"to_{name}": getattr(after, name) for name in MOVED} | {"claimed": claimed}
 
 
 def _entry_row(pk: int, entry: Entry, at: int) -> tuple[Any, ...]:

@@ -93,7 +93,7 @@ class _Part(msgspec.Struct, frozen=True):
 class _Read(msgspec.Struct, frozen=True):
     """What is to be signed, committed, and dropped from the outboxes of `settled`; series as they will be then.
 
-    When it is `full`, there was more in the shard.
+    When it is `full`, there may be more in the shard.
     """
 
     standing: Standing
