@@ -18,11 +18,10 @@
 --               rules       {from ms, until ms, today, strict, digits_max, first}: the local day for which the
 --                           renderings hold, whether dates must not go back, how many digits a code may have, and
 --                           what counters begin with in the series' first periods
---               rendering   {date, fields, code, counted, literal, claimed, kept}: the series' format for a date. A
---                           field is a counter in its period; code writes a code (string.format) from the fields that
---                           counted numbers, and literal bytes of it are no digits of theirs; claimed says that the
---                           requests came here because the series was their company's default; kept goes with their
---                           entries into the outbox as it is
+--               rendering   {date, fields, counted, padding, claimed, kept}: the series' format for a date. A field is
+--                           a counter in its period; a code has the values of the fields that counted numbers, each
+--                           with at least padding digits; claimed says that the requests came here because the series
+--                           was their company's default; kept goes with their entries into the outbox as it is
 -- ARGV[6]       the groups, one behind the other: the number of its shard (2 bytes) and of its rules (2 bytes), the
 --               version of the caller's definition (a double), how many stretches it has (2 bytes), and then those: the
 --               number of its rendering (2 bytes), how many requests it has (2 bytes), and then those:
@@ -64,13 +63,13 @@
 -- @include index.lua
 -- @include series.lua
 
-local text, call = series.text, redis.call
-local unpack_struct, pack_struct, sub = struct.unpack, struct.pack, string.sub
+local text, call, format, sub = series.text, redis.call, string.format, string.sub
+local unpack_struct, pack_struct = struct.unpack, struct.pack
 local RUN_MAX, HEAD = 32, '>ddI2I1I1'
 local ACCEPTED = { twin = true, replayed = true, settled = true }
 
 local clock_ms = series.clock_ms()
-local atomic = ARGV[4] == '1'
+local atomic, requests = ARGV[4] == '1', ARGV[6]
 local shard_count, all_rules, renderings = unpack(cmsgpack.unpack(ARGV[5]))
 
 -- The shards as they stand; or nothing, and the reply that refuses the call.
@@ -87,15 +86,14 @@ local function enter()
   return shards
 end
 
--- The series of a group as it stands; `first` is the rendering of its first request.
-local function read_state(k, shard, version, rules, first)
-  local state, refused = series.read(KEYS[k], KEYS[k + 1], KEYS[k + 2], clock_ms, first[2])
+-- The series of a group as it stands; `rendering` is that of its first request, whose reply will be the nth.
+local function read_state(k, shard, version, rules, rendering, nth)
+  local state, refused = series.read(KEYS[k], KEYS[k + 1], KEYS[k + 2], clock_ms, rendering[2])
   if not state then
     return nil, refused
   end
-  state.shard, state.rules, state.strict = shard, rules, rules[4]
-  state.closed = series.refusal(state, version, rules)
-  state.ids, state.read = index.open(state.prefix, state.position), { [first] = true }
+  state.shard, state.rules, state.first, state.closed = shard, rules, nth, series.refusal(state, version, rules)
+  state.ids = index.open(state.prefix, state.position)
   state.runs, state.new, state.fresh = {}, {}, {}
   return state
 end
@@ -117,14 +115,15 @@ end
 
 -- Why a request with a new id is refused, if it is.
 local function refusal(state, date)
+  local rules = state.rules
   if state.closed then
     return state.closed
   elseif not state.active then
     return { 'inactive' }
-  elseif state.strict and date < state.last_date then
+  elseif rules[4] and date < state.last_date then
     return { 'past', state.last_date }
-  elseif state.strict and date > state.rules[3] then
-    return { 'future', state.rules[3] }
+  elseif rules[4] and date > rules[3] then
+    return { 'future', rules[3] }
   elseif state.shard.room <= 0 then
     return { 'backlog' }
   end
@@ -136,63 +135,43 @@ local function finish(state)
   if not run then
     return
   end
-  for i, field in ipairs(run.rendering[2]) do
-    state.raised[field] = run.values[i] + run.count - 1
+  local fields, values, raise = run.rendering[2], run.values, run.count - 1
+  for i = 1, #fields do
+    state.raised[fields[i]] = values[i] + raise
   end
-  state.number = run.values[1] + run.count - 1
-  state.claims = state.claims + (run.rendering[6] and run.count or 0)
+  state.number = values[1] + raise
+  state.claims = state.claims + (run.rendering[5] and run.count or 0)
   state.run = nil
 end
 
--- Begins a run with the request at `from`. Answers nothing; or why there are no more numbers.
+-- Begins a run with the request at `from`. Answers it; or nothing, and why there are no more numbers.
 local function begin(state, rendering, from)
   finish(state)
-  if not state.read[rendering] then
-    series.read_more(state, rendering[2])
-    state.read[rendering] = true
-  end
   local values, refused = series.count(state, rendering, state.rules)
   if not values then
-    return refused
+    return nil, refused
   end
-  state.run = { rendering = rendering, values = values, first = state.position + state.count + 1, count = 0,
+  local run = { rendering = rendering, values = values, first = state.position + state.count + 1, count = 0,
+    most = series.beyond(rendering, state.rules, values, RUN_MAX - 1) and 1 or RUN_MAX,
     previous = state.new[state.count] or state.last_id, from = from, to = from - 1 }
-  state.runs[#state.runs + 1], state.last_date = state.run, rendering[1]
-end
-
--- How many entries a run may have.
-local function most(state, run)
-  local values = {}
-  for i, value in ipairs(run.values) do
-    values[i] = value + RUN_MAX - 1
-  end
-  return series.beyond(run.rendering, state.rules, values) and 1 or RUN_MAX
-end
-
--- Whether a run goes on with the request at `from`.
-local function goes_on(state, run, rendering, from)
-  if not run or run.to ~= from - 1 or run.rendering ~= rendering then
-    return false
-  elseif not run.most then
-    run.most = most(state, run)
-  end
-  return run.count < run.most
+  state.runs[#state.runs + 1], state.run, state.last_date = run, run, rendering[1]
+  return run
 end
 
 -- Issues the next number for a request: the bytes `from` to `to` of all of them.
 local function issue(state, rendering, id, fingerprint, from, to)
   local run = state.run
-  if not goes_on(state, run, rendering, from) then
-    local refused = begin(state, rendering, from)
-    if refused then
+  if not run or run.to ~= from - 1 or run.rendering ~= rendering or run.count == run.most then
+    local begun, refused = begin(state, rendering, from)
+    if not begun then
       return refused
     end
-    run = state.run
+    run = begun
   end
-  local nth = state.count + 1
+  local nth, shard = state.count + 1, state.shard
   run.count, run.to = run.count + 1, to
   state.count, state.new[nth], state.fresh[id] = nth, id, fingerprint
-  state.shard.room = state.shard.room - 1
+  shard.room = shard.room - 1
   return state.position + nth
 end
 
@@ -227,32 +206,35 @@ end
 local function head_of(state, run)
   local values = run.values
   return pack_struct(HEAD .. string.rep('d', #values), run.first, state.now, run.count, #run.previous, #values,
-    unpack(values)) .. run.previous .. run.rendering[7]
+    unpack(values)) .. run.previous .. run.rendering[6]
 end
 
 -- Adds the runs to the outbox, and their heads to `heads`.
 local function append(state, heads)
-  for _, run in ipairs(state.runs) do
-    local head, last = head_of(state, run), run.first + run.count - 1
+  local runs = state.runs
+  for i = 1, #runs do
+    local run = runs[i]
+    local head = head_of(state, run)
     heads[#heads + 1] = head
-    call('XADD', state.outbox, text(last) .. '-0', 'h', head, 'e', sub(ARGV[6], run.from, run.to))
+    local last = format('%d-0', run.first + run.count - 1)
+    call('XADD', state.outbox, last, 'h', head, 'e', sub(requests, run.from, run.to))
   end
-  state.items = state.items + #state.runs
+  state.items = state.items + #runs
 end
 
 local function write(state, heads)
   finish(state)
   append(state, heads)
-  for i, id in ipairs(state.new) do
-    index.add(state.ids, id, index.pack(state.fresh[id], state.position + i))
+  local ids, new, fresh = state.ids, state.new, state.fresh
+  for i = 1, state.count do
+    index.add(ids, new[i], index.pack(fresh[new[i]], state.position + i))
   end
   state.position, state.k = state.position + state.count, 0
-  local changes = { 'at', series.at(state), 'last', state.last_date .. state.new[state.count] }
+  local changes = { 'at', series.at(state), 'last', state.last_date .. new[state.count] }
   for field, value in pairs(state.raised) do
-    changes[#changes + 1] = field
-    changes[#changes + 1] = text(value)
+    changes[#changes + 1], changes[#changes + 2] = field, text(value)
   end
-  if state.strict then
+  if state.rules[4] then
     forget(state)
   end
   index.call_sliced('HSET', state.key, changes)
@@ -261,10 +243,10 @@ end
 -- Notes in the shards what is about to be written, and tells of each whether it turns dirty. Before the records: should
 -- the server refuse one of them after all, then what was written is still found.
 local function mark(shards, states)
-  for _, state in ipairs(states) do
+  for i = 1, #states do
+    local state = states[i]
     local shard = state.shard
-    shard.issued = shard.issued + state.count
-    shard.ids[#shard.ids + 1] = sub(state.key, -36)
+    shard.issued, shard.ids[#shard.ids + 1] = shard.issued + state.count, sub(state.key, -36)
   end
   local turned_dirty = {}
   for s, shard in ipairs(shards) do
@@ -277,45 +259,73 @@ local function mark(shards, states)
   return turned_dirty
 end
 
+-- Those of the series whose indexes are whole and can grow. The others are refused.
+local function sound(states, replies)
+  local indexes, found = {}, {}
+  for i = 1, #states do
+    indexes[i] = states[i].ids
+  end
+  local whole = index.is_whole(unpack(indexes))
+  for i = 1, #states do
+    local state = states[i]
+    if (whole or index.is_whole(state.ids)) and index.can_grow(state.ids, state.position + state.count) then
+      found[#found + 1] = state
+    else
+      for nth = state.first, state.last do
+        replies[nth] = { 'damaged', 'a bucket of the id index is missing, or in the way' }
+      end
+    end
+  end
+  return found
+end
+
+-- Whether a reply refuses one request of a batch, and so all.
+local function is_refusal(reply)
+  return type(reply) == 'table' and not ACCEPTED[reply[1]]
+end
+
 local shards, refused_call = enter()
 if not shards then
   return refused_call
 end
 
-local replies, states, at, refused_any = {}, {}, 1, false
+local replies, states, at = {}, {}, 1
 for k = 2 * shard_count + 1, #KEYS, 3 do
-  local s, r, version, stretches, from = unpack_struct('>I2I2dI2', ARGV[6], at)
-  local first, state, refused = #replies + 1, nil, nil
+  local s, r, version, stretches, from = unpack_struct('>I2I2dI2', requests, at)
+  local state, refused
   for _ = 1, stretches do
-    local nth, count, begins = unpack_struct('>I2I2', ARGV[6], from)
+    local nth, count, begins = unpack_struct('>I2I2', requests, from)
+    local rendering = renderings[nth]
     from = begins
     if not state and not refused then
-      state, refused = read_state(k, shards[s], version, all_rules[r], renderings[nth])
+      state, refused = read_state(k, shards[s], version, all_rules[r], rendering, #replies + 1)
     end
     for _ = 1, count do
-      local id, fingerprint, bytes, rest = unpack_struct('>c16c8I4', ARGV[6], from)
-      local reply = refused or answer(state, renderings[nth], id, fingerprint, from, rest + bytes - 1)
-      refused_any = refused_any or (type(reply) == 'table' and not ACCEPTED[reply[1]])
-      replies[#replies + 1] = reply
+      local id, fingerprint, bytes, rest = unpack_struct('>c16c8I4', requests, from)
+      replies[#replies + 1] = refused or answer(state, rendering, id, fingerprint, from, rest + bytes - 1)
       from = rest + bytes
     end
   end
   at = from
-  if state and not index.can_grow(state.ids, state.position + state.count) then
-    refused_any = true
-    for i = first, #replies do
-      replies[i] = { 'damaged', 'a bucket of the id index is missing, or in the way' }
-    end
-  elseif state and state.count > 0 then
+  if state then
+    state.last = #replies
     states[#states + 1] = state
   end
 end
 
-if atomic and refused_any then
-  states = {}
+local heads, issuing = {}, {}
+for _, state in ipairs(sound(states, replies)) do
+  if state.count > 0 then
+    issuing[#issuing + 1] = state
+  end
 end
-local turned_dirty, heads = mark(shards, states), {}
-for _, state in ipairs(states) do
-  write(state, heads)
+for _, reply in ipairs(atomic and replies or {}) do
+  if is_refusal(reply) then
+    issuing = {}
+  end
+end
+local turned_dirty = mark(shards, issuing)
+for i = 1, #issuing do
+  write(issuing[i], heads)
 end
 return { 'ok', clock_ms, turned_dirty, replies, heads }

@@ -25,7 +25,7 @@ local ids = index.open(KEYS[3], claims)
 local known = index.find(ids, field)
 if known then
   return { 'claimed', known }
-elseif not index.can_grow(ids, claims + 1) then
+elseif not (index.is_whole(ids) and index.can_grow(ids, claims + 1)) then
   return { 'damaged', 'a bucket of the index of claims is missing or in the way' }
 elseif company[3] then
   return { 'changing', series.clock_ms() - tonumber(company[3]) }

@@ -11,11 +11,12 @@ local index = {} -- luacheck: ignore 241 (the scripts that include this file use
 local LOAD = 40
 local SLICE = 1000
 local PRIME = 4294967291 -- the largest below 2^32
-local call = redis.call
+local call, format = redis.call, string.format
+local pack_struct, unpack_struct = struct.pack, struct.unpack
 local POSITIONS = { '>c8I1', '>c8I2', '>c8I3', '>c8I4', '>c8I5', '>c8I6', '>c8I7' }
 
 local function bucket_count(entries)
-  return math.max(1, math.ceil(entries / LOAD))
+  return entries > LOAD and math.ceil(entries / LOAD) or 1
 end
 
 -- The largest power of two that is <= n, for n >= 1.
@@ -28,25 +29,21 @@ local function power_below(n)
 end
 
 -- Spreads ids of any pattern, such as 1, 2, 3: each step is exact below 2^53, and modulo a prime it mixes all bits.
-local function hash_id(id)
-  local a, b, c, d = struct.unpack('>I4I4I4I4', id)
-  return (a * 40503 + b * 69621 + c * 48271 + d * 16807) % PRIME * 1540483 % PRIME
+local function bucket_of(ids, id)
+  local a, b, c, d = unpack_struct('>I4I4I4I4', id)
+  local hash = (a * 40503 + b * 69621 + c * 48271 + d * 16807) % PRIME * 1540483 % PRIME
+  local bucket = hash % (ids.power * 2)
+  return bucket < ids.buckets and bucket or hash % ids.power
 end
 
-local function bucket_of(hash, buckets, power)
-  local bucket = hash % (power * 2)
-  return bucket < buckets and bucket or hash % power
+local function bucket_key(ids, bucket)
+  return ids.prefix .. ':' .. format('%d', bucket)
 end
 
-local function bucket_key(prefix, bucket)
-  return prefix .. ':' .. string.format('%d', bucket)
-end
-
--- An index as it stands with `entries` entries. It remembers the hashes of the ids that were looked for, and where.
+-- An index as it stands with `entries` entries. It remembers the buckets in which ids were looked for in vain.
 function index.open(prefix, entries)
   local buckets = bucket_count(entries)
-  local power = power_below(buckets)
-  return { prefix = prefix, entries = entries, buckets = buckets, power = power, hashes = {}, keys = {}, without = {} }
+  return { prefix = prefix, entries = entries, buckets = buckets, power = power_below(buckets), keys = {} }
 end
 
 -- Fingerprint and position in as few bytes as hold them, the position big-endian.
@@ -55,31 +52,35 @@ function index.pack(fingerprint, position)
   while position >= limit do
     bytes, limit = bytes + 1, limit * 256
   end
-  return struct.pack(POSITIONS[bytes], fingerprint, position)
+  return pack_struct(POSITIONS[bytes], fingerprint, position)
 end
 
 function index.unpack(value)
   local packed = string.sub(value, 9)
-  return string.sub(value, 1, 8), struct.unpack('>I7', string.rep('\0', 7 - #packed) .. packed)
+  return string.sub(value, 1, 8), unpack_struct('>I7', string.rep('\0', 7 - #packed) .. packed)
 end
 
 -- Finds an id's value: false when its bucket does not have it, which must then be there, see index.is_whole.
 function index.find(ids, id)
-  local hash = hash_id(id)
-  local key = bucket_key(ids.prefix, bucket_of(hash, ids.buckets, ids.power))
-  ids.hashes[id], ids.keys[id] = hash, key
+  local key = bucket_key(ids, bucket_of(ids, id))
   local found = call('HGET', key, id)
   if not found then
-    ids.without[#ids.without + 1] = key
+    ids.keys[id] = key
   end
   return found
 end
 
 -- Whether the buckets are there in which ids were not found: such an id is new, and not one of a bucket that is gone.
-function index.is_whole(ids)
-  for from = 1, #ids.without, SLICE do
-    local upto = math.min(from + SLICE - 1, #ids.without)
-    if call('EXISTS', unpack(ids.without, from, upto)) ~= upto - from + 1 then
+function index.is_whole(...)
+  local keys = {}
+  for _, ids in ipairs({ ... }) do
+    for _, key in pairs(ids.keys) do
+      keys[#keys + 1] = key
+    end
+  end
+  for from = 1, #keys, SLICE do
+    local upto = math.min(from + SLICE - 1, #keys)
+    if call('EXISTS', unpack(keys, from, upto)) ~= upto - from + 1 then
       return false
     end
   end
@@ -92,18 +93,18 @@ local function split_pair(buckets)
   return created, created - power_below(created)
 end
 
--- Whether the index is whole, and the splits can be done that growth to `after` entries will cause: the bucket that
--- each divides is there, and its new one is unused.
+-- Whether the splits can be done that growth to `after` entries will cause: the bucket that each divides is there, and
+-- its new one is unused.
 function index.can_grow(ids, after)
   for buckets = ids.buckets + 1, bucket_count(after) do
     local created, source = split_pair(buckets)
-    if call('EXISTS', bucket_key(ids.prefix, created)) > 0 then
+    if call('EXISTS', bucket_key(ids, created)) > 0 then
       return false
-    elseif source < ids.buckets then
-      ids.without[#ids.without + 1] = bucket_key(ids.prefix, source)
+    elseif source < ids.buckets and call('EXISTS', bucket_key(ids, source)) == 0 then
+      return false
     end
   end
-  return index.is_whole(ids)
+  return true
 end
 
 -- Pushes pairs or fields in slices that Lua's stack can hold.
@@ -118,17 +119,17 @@ local function split(ids)
   ids.power = power_below(ids.buckets)
   ids.keys = {}
   local created, source = split_pair(ids.buckets)
-  local content = call('HGETALL', bucket_key(ids.prefix, source))
+  local content = call('HGETALL', bucket_key(ids, source))
   local moved, gone = { '', '' }, {}
   for i = 1, #content, 2 do
     local id = content[i]
-    if id ~= '' and bucket_of(hash_id(id), ids.buckets, ids.power) == created then
+    if id ~= '' and bucket_of(ids, id) == created then
       moved[#moved + 1], moved[#moved + 2] = id, content[i + 1]
       gone[#gone + 1] = id
     end
   end
-  index.call_sliced('HSET', bucket_key(ids.prefix, created), moved)
-  index.call_sliced('HDEL', bucket_key(ids.prefix, source), gone)
+  index.call_sliced('HSET', bucket_key(ids, created), moved)
+  index.call_sliced('HDEL', bucket_key(ids, source), gone)
 end
 
 -- Adds an id, which can_grow has allowed and which was looked for.
@@ -137,6 +138,5 @@ function index.add(ids, id, value)
   if ids.entries > ids.buckets * LOAD then
     split(ids)
   end
-  local key = ids.keys[id] or bucket_key(ids.prefix, bucket_of(ids.hashes[id], ids.buckets, ids.power))
-  call('HSET', key, id, value)
+  call('HSET', ids.keys[id] or bucket_key(ids, bucket_of(ids, id)), id, value)
 end

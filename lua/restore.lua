@@ -35,7 +35,7 @@ for i = 1, #restored, 2 do
   end
   seen[restored[i]] = true
 end
-if not index.can_grow(ids, after) then
+if not (index.is_whole(ids) and index.can_grow(ids, after)) then
   return 'damaged'
 end
 for i = 1, #restored, 2 do

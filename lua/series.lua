@@ -2,13 +2,14 @@
 -- to its state, its next numbers and its outbox.
 
 local series = {} -- luacheck: ignore 241 (the scripts that include this file use it)
-local COUNTER_MAX = 9007199254740991
+local COUNTER_MAX, COUNTER_DIGITS = 9007199254740991, 16
 local AT = '>dI4dI4I4dddI4' -- with a value above 64 bytes a hash takes several times the memory
-local call = redis.call
+local call, format, sub = redis.call, string.format, string.sub
+local pack_struct, unpack_struct = struct.pack, struct.unpack
 
 -- A whole number in digits; '..' would turn 1e14 into 1e+14.
 function series.text(number)
-  return string.format('%d', number)
+  return format('%d', number)
 end
 
 -- The server's time, in ms.
@@ -41,16 +42,12 @@ end
 -- record (ms), the number of its last entry, and the k that was settled at the settled position. One field: each more
 -- would cost as much as all of this together.
 function series.unpack_at(at)
-  return struct.unpack(AT, at)
-end
-
-function series.pack_at(...)
-  return struct.pack(AT, ...)
+  return unpack_struct(AT, at)
 end
 
 -- The `at` of a series of which nothing is known but how many entries it has.
 function series.new_at(position)
-  return series.pack_at(position, 0, 0, 0, 0, 0, 0, 0, 0)
+  return pack_struct(AT, position, 0, 0, 0, 0, 0, 0, 0, 0)
 end
 
 -- Whether a series has records, given its `at`, if it has one.
@@ -68,32 +65,31 @@ function series.read(key, outbox, prefix, clock_ms, fields)
   elseif not h[5] then
     return nil, { 'damaged', 'the place of the series is missing' }
   end
-  local position, k, settled, items, notes, claims, time, number, settled_k = series.unpack_at(h[5])
+  local position, k, settled, items, notes, claims, time, number, settled_k = unpack_struct(AT, h[5])
   local length = call('XLEN', outbox)
   if length ~= items then
     return nil, { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. items }
   end
-  local place = string.format('%d-%d', position, k)
-  local beyond = length > 0 and call('XREVRANGE', outbox, '+', '(' .. place, 'COUNT', 1)[1]
+  local beyond = length > 0 and call('XREVRANGE', outbox, '+', format('(%d-%d', position, k), 'COUNT', 1)[1]
   if beyond then
+    local place = format('%d-%d', position, k)
     return nil, { 'damaged', 'the outbox goes on to ' .. beyond[1] .. ', the series to ' .. place }
   end
-  local last = h[6] or ''
-  local state = {
+  local last, counters = h[6] or '', {}
+  for i = 1, #fields do
+    counters[fields[i]] = tonumber(h[6 + i]) or false
+  end
+  return {
     key = key, outbox = outbox, prefix = prefix, version = tonumber(h[1]), active = h[3] == '1', changing = h[4],
     position = position, k = k, settled = settled, items = items, notes = notes, claims = claims, number = number,
-    last_date = string.sub(last, 1, 10), last_id = string.sub(last, 11), now = math.max(clock_ms, time),
-    settled_k = settled_k, clock_ms = clock_ms, counters = {}, raised = {}, count = 0,
+    last_date = sub(last, 1, 10), last_id = sub(last, 11), now = clock_ms > time and clock_ms or time,
+    settled_k = settled_k, clock_ms = clock_ms, counters = counters, raised = {}, count = 0,
   }
-  for i, field in ipairs(fields) do
-    state.counters[field] = tonumber(h[6 + i] or nil)
-  end
-  return state
 end
 
 -- What the hash of a series keeps as `at`, as its state now is.
 function series.at(state)
-  return series.pack_at(state.position, state.k, state.settled, state.items, state.notes, state.claims, state.now,
+  return pack_struct(AT, state.position, state.k, state.settled, state.items, state.notes, state.claims, state.now,
     state.number, state.settled_k)
 end
 
@@ -107,16 +103,9 @@ function series.entry(outbox, position, id)
   while at + 27 <= #requests do
     local found, _, bytes, rest = struct.unpack('>c16c8I4', requests, at)
     if found == id and rest + bytes - 1 <= #requests then
-      return head, string.sub(requests, at, rest + bytes - 1), before
+      return head, sub(requests, at, rest + bytes - 1), before
     end
     at, before = rest + bytes, found
-  end
-end
-
--- Reads more counters of a series, where requests have several renderings.
-function series.read_more(state, fields)
-  for i, value in ipairs(call('HMGET', state.key, unpack(fields))) do
-    state.counters[fields[i]] = tonumber(value or nil)
   end
 end
 
@@ -132,31 +121,40 @@ function series.refusal(state, version, rules)
   end
 end
 
--- The last value of a counter, before its first entry what it begins with less one.
+-- The last value of a counter, before its first entry what it begins with less one. Counters that were not read with
+-- the series are read now: those of another rendering.
 function series.last(state, field, rules)
+  if state.counters[field] == nil then
+    state.counters[field] = tonumber(call('HGET', state.key, field)) or false
+  end
   return state.raised[field] or state.counters[field] or (state.position + state.count == 0 and rules[6] - 1 or 0)
 end
 
--- Why the counters of a rendering cannot have these values, if they cannot.
-function series.beyond(rendering, rules, values)
-  local digits = {}
-  for i, nth in ipairs(rendering[4]) do
-    digits[i] = values[nth]
-    if values[nth] > COUNTER_MAX then
+-- Why the counters of a rendering cannot have these values, each plus `more`, if they cannot.
+function series.beyond(rendering, rules, values, more)
+  local counted, padding = rendering[3], rendering[4]
+  for i = 1, #counted do
+    if values[counted[i]] + more > COUNTER_MAX then
       return { 'exhausted' }
     end
   end
-  local code = string.format(rendering[3], unpack(digits))
-  return #code - rendering[5] > rules[5] and { 'overflow', #code - rendering[5] } or nil
+  if math.max(padding, COUNTER_DIGITS) * #counted <= rules[5] then
+    return nil
+  end
+  local digits = 0
+  for i = 1, #counted do
+    digits = digits + math.max(padding, #series.text(values[counted[i]] + more))
+  end
+  return digits > rules[5] and { 'overflow', digits } or nil
 end
 
 -- The values that a rendering's counters get next; or nothing, and why there are none.
 function series.count(state, rendering, rules)
-  local values = {}
-  for i, field in ipairs(rendering[2]) do
-    values[i] = series.last(state, field, rules) + 1
+  local values, fields = {}, rendering[2]
+  for i = 1, #fields do
+    values[i] = series.last(state, fields[i], rules) + 1
   end
-  local refused = series.beyond(rendering, rules, values)
+  local refused = series.beyond(rendering, rules, values, 0)
   if refused then
     return nil, refused
   end
@@ -167,7 +165,7 @@ end
 function series.append(state, shard, dirty, backlog, id, fields)
   local was_dirty = call('SCARD', dirty) > 0
   state.k, state.items, state.notes = state.k + 1, state.items + 1, state.notes + 1
-  call('XADD', state.outbox, string.format('%d-%d', state.position, state.k), unpack(fields))
+  call('XADD', state.outbox, format('%d-%d', state.position, state.k), unpack(fields))
   call('HSET', state.key, 'at', series.at(state))
   call('SADD', dirty, id)
   call('HSET', shard, 'backlog', series.text(backlog + 1))

@@ -40,8 +40,8 @@ MUTANTS = (
     Mutant(
         "an id whose bucket is missing is new",
         "lua/index.lua",
-        "    ids.without[#ids.without + 1] = key\n",
-        "    ids.without = {}\n",
+        "    ids.keys[id] = key\n",
+        "    ids.keys = {}\n",
         "tests/test_scripts.py -k deleted_key",
     ),
     Mutant(

@@ -64,10 +64,8 @@ def ruled(numbering: Numbering, window: Window) -> bytes:
 def rendered(numbering: Numbering, day: date, claimed: bool = False) -> bytes:  # noqa: FBT001, FBT002 -- a kind
     """Returns a rendering as allocate.lua takes it, packed."""
     kept = rendering(numbering, day, claimed=claimed)
-    pieces = formats.rendering(numbering, day).pieces
-    literal = sum(len(piece.encode()) for piece in pieces if isinstance(piece, str))
     said = msgspec.json.encode(kept).decode()
-    return _pack((kept.date, kept.fields, kept.code, kept.counted, literal, claimed, said))
+    return _pack((kept.date, kept.fields, kept.counted, numbering.padding, claimed, said))
 
 
 def rendering(numbering: Numbering, day: date, *, claimed: bool = False) -> Rendering:
