@@ -432,6 +432,22 @@ def test_a_deleted_key_is_loss_and_never_zero(server: Valkey, lost: str) -> None
     assert server.dump() == before
 
 
+@pytest.mark.parametrize("nth", [0, 1])
+def test_a_series_that_lost_ids_keeps_no_other_of_the_call_from_its_numbers(server: Valkey, nth: int) -> None:
+    # Given two series, one of which has lost the bucket of its ids
+    both = [opened(server, make_series()) for _ in range(2)]
+    allocate(server, *(group(one, [new_id()]) for one in both))
+    server.client.delete(KEYS["bucket"](both[nth]))
+
+    # When one call asks for two numbers in each
+    replies = allocate(server, *(group(one, [new_id(), new_id()]) for one in both))
+
+    # Then only the one that is whole issues, and the other issues nothing
+    words = [[b"damaged"] * 2, [b"issued"] * 2]
+    assert [reply[0] for reply in replies] == words[nth] + words[1 - nth]
+    assert [stands(server.client, SHARD, one.id).position for one in both] == ([1, 3] if nth == 0 else [3, 1])
+
+
 def test_a_record_deleted_from_the_outbox_is_noticed(server: Valkey) -> None:
     # Given three entries that wait, each issued by itself
     series = opened(server, make_series())
