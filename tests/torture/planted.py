@@ -15,8 +15,8 @@ from seriatim.scripts import Script
 PLANTS = {
     "forgets ids": ("  if value then\n", "  if value and string.byte(id) % 3 > 0 then\n"),
     "repeats numbers": (
-        "    changes[#changes + 1] = text(value)\n",
-        "    changes[#changes + 1] = text(value - (state.position % 50 == 0 and 1 or 0))\n",
+        "[#changes + 2] = field, text(value)\n",
+        "[#changes + 2] = field, text(value - (state.position % 50 == 0 and 1 or 0))\n",
     ),
     "forgets records": ("  append(state, heads)\n", "  if state.position % 50 > 0 then append(state, heads) end\n"),
 }
