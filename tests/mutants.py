@@ -88,9 +88,9 @@ MUTANTS = (
     ),
     Mutant(
         "large numbers are written as 1e+14",
-        "src/seriatim/groups.py",
-        'if numbering.padding else "%d"',
-        'if numbering.padding else "%s"',
+        "lua/series.lua",
+        "  return format('%d', number)\n",
+        "  return '' .. number\n",
         "tests/test_scripts.py -k largest",
     ),
     Mutant(

@@ -90,10 +90,11 @@ def test_more_digits_than_the_padding_are_written_in_full(server: Valkey) -> Non
 
 @pytest.mark.parametrize("padding", [0, 3])
 def test_the_counter_stops_at_the_largest_exact_number(server: Valkey, padding: int) -> None:
-    # Given a series one below the end
-    series = opened(server, make_series(start=COUNTER_MAX, padding=padding))
+    # Given a series with two numbers left, one of which is issued
+    series = opened(server, make_series(start=COUNTER_MAX - 1, padding=padding))
+    allocate(server, group(series, [new_id()]))
 
-    # When two numbers are asked for
+    # When two more are asked for
     replies = allocate(server, group(series, [new_id(), new_id()]))
 
     # Then the last is written digit by digit and the next is refused
@@ -443,8 +444,7 @@ def test_a_series_that_lost_ids_keeps_no_other_of_the_call_from_its_numbers(serv
     replies = allocate(server, *(group(one, [new_id(), new_id()]) for one in both))
 
     # Then only the one that is whole issues, and the other issues nothing
-    words = [[b"damaged"] * 2, [b"issued"] * 2]
-    assert [reply[0] for reply in replies] == words[nth] + words[1 - nth]
+    assert [reply[0] for reply in replies] == [b"damaged", b"damaged", b"issued", b"issued"][:: 1 - 2 * nth]
     assert [stands(server.client, SHARD, one.id).position for one in both] == ([1, 3] if nth == 0 else [3, 1])
 
 
