@@ -160,13 +160,12 @@ end
 
 -- Issues the next number for a request: the bytes `from` to `to` of all of them.
 local function issue(state, rendering, id, fingerprint, from, to)
-  local run = state.run
+  local run, refused = state.run
   if not run or run.to ~= from - 1 or run.rendering ~= rendering or run.count == run.most then
-    local begun, refused = begin(state, rendering, from)
-    if not begun then
-      return refused
-    end
-    run = begun
+    run, refused = begin(state, rendering, from)
+  end
+  if not run then
+    return refused
   end
   local nth, shard = state.count + 1, state.shard
   run.count, run.to = run.count + 1, to
@@ -259,8 +258,8 @@ local function mark(shards, states)
   return turned_dirty
 end
 
--- Those of the series whose indexes are whole and can grow. The others are refused.
-local function sound(states, replies)
+-- Those of the series that issue numbers. Where an index is not whole, or cannot grow, all requests are refused.
+local function issuing(states, replies)
   local indexes, found = {}, {}
   for i = 1, #states do
     indexes[i] = states[i].ids
@@ -268,20 +267,24 @@ local function sound(states, replies)
   local whole = index.is_whole(unpack(indexes))
   for i = 1, #states do
     local state = states[i]
-    if (whole or index.is_whole(state.ids)) and index.can_grow(state.ids, state.position + state.count) then
-      found[#found + 1] = state
-    else
+    if not ((whole or index.is_whole(state.ids)) and index.can_grow(state.ids, state.position + state.count)) then
       for nth = state.first, state.last do
         replies[nth] = { 'damaged', 'a bucket of the id index is missing, or in the way' }
       end
+    elseif state.count > 0 then
+      found[#found + 1] = state
     end
   end
   return found
 end
 
--- Whether a reply refuses one request of a batch, and so all.
-local function is_refusal(reply)
-  return type(reply) == 'table' and not ACCEPTED[reply[1]]
+local function refuses_any(replies)
+  for _, reply in ipairs(replies) do
+    if type(reply) == 'table' and not ACCEPTED[reply[1]] then
+      return true
+    end
+  end
+  return false
 end
 
 local shards, refused_call = enter()
@@ -313,19 +316,12 @@ for k = 2 * shard_count + 1, #KEYS, 3 do
   end
 end
 
-local heads, issuing = {}, {}
-for _, state in ipairs(sound(states, replies)) do
-  if state.count > 0 then
-    issuing[#issuing + 1] = state
-  end
+states = issuing(states, replies)
+if atomic and refuses_any(replies) then
+  states = {}
 end
-for _, reply in ipairs(atomic and replies or {}) do
-  if is_refusal(reply) then
-    issuing = {}
-  end
-end
-local turned_dirty = mark(shards, issuing)
-for i = 1, #issuing do
-  write(issuing[i], heads)
+local turned_dirty, heads = mark(shards, states), {}
+for _, state in ipairs(states) do
+  write(state, heads)
 end
 return { 'ok', clock_ms, turned_dirty, replies, heads }

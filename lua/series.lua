@@ -65,7 +65,7 @@ function series.read(key, outbox, prefix, clock_ms, fields)
   elseif not h[5] then
     return nil, { 'damaged', 'the place of the series is missing' }
   end
-  local position, k, settled, items, notes, claims, time, number, settled_k = unpack_struct(AT, h[5])
+  local position, k, settled, items, notes, claims, time, number, settled_k = series.unpack_at(h[5])
   local length = call('XLEN', outbox)
   if length ~= items then
     return nil, { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. items }
@@ -82,7 +82,7 @@ function series.read(key, outbox, prefix, clock_ms, fields)
   return {
     key = key, outbox = outbox, prefix = prefix, version = tonumber(h[1]), active = h[3] == '1', changing = h[4],
     position = position, k = k, settled = settled, items = items, notes = notes, claims = claims, number = number,
-    last_date = sub(last, 1, 10), last_id = sub(last, 11), now = clock_ms > time and clock_ms or time,
+    last_date = sub(last, 1, 10), last_id = sub(last, 11), now = math.max(clock_ms, time),
     settled_k = settled_k, clock_ms = clock_ms, counters = counters, raised = {}, count = 0,
   }
 end
@@ -101,7 +101,7 @@ function series.entry(outbox, position, id)
   local head, requests = item and item[2][2], item and item[2][4] or ''
   local at, before = 1, ''
   while at + 27 <= #requests do
-    local found, _, bytes, rest = struct.unpack('>c16c8I4', requests, at)
+    local found, _, bytes, rest = unpack_struct('>c16c8I4', requests, at)
     if found == id and rest + bytes - 1 <= #requests then
       return head, sub(requests, at, rest + bytes - 1), before
     end
@@ -138,7 +138,7 @@ function series.beyond(rendering, rules, values, more)
       return { 'exhausted' }
     end
   end
-  if math.max(padding, COUNTER_DIGITS) * #counted <= rules[5] then
+  if math.max(padding, COUNTER_DIGITS) * #counted <= rules[5] then -- they fit, however high the counters are
     return nil
   end
   local digits = 0
