@@ -9,6 +9,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,11 @@ import redis
 from machine import kill
 from rivals.documents import KEY
 from rivals.postgres import SCHEMA
+from seriatim import recovery
 from seriatim.config import Config
 from seriatim.directory import DataDirectory
-from seriatim.keyspace import series_key, shard_key
+from seriatim.errors import Halted
+from seriatim.keyspace import shard_key
 from servers import PostgreSQL, Valkey, until
 
 HERE = Path(__file__).parent
@@ -36,26 +39,10 @@ THREADS = 8
 """Of each gunicorn worker: more only wait for the row of the sequence."""
 UNLIMITED = {"SERIATIM_BACKLOG_MAX": "100000000", "SERIATIM_SERIES_MAX": "1000000"}
 START_S = 30
-ALL_SERIES = series_key(0, "*").replace("000", "*")
 SCANNED = 10_000
-NUMBERS = """
-local position, _, settled = struct.unpack('>dI4d', redis.call('HGET', KEYS[1], 'at'))
-local from = '-'
-local kept = settled
-repeat
-  local items = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 10)
-  for _, item in ipairs(items) do
-    local last, k, run, at, entries = string.match(item[1], '^%d+'), string.match(item[1], '%d+$'), item[2][4], 1, 0
-    while k == '0' and at <= #run do
-      at, entries = at + 28 + struct.unpack('>I4', run, at + 24), entries + 1
-    end
-    kept, from = kept + math.min(entries, tonumber(last) - settled), '(' .. item[1]
-  end
-until #items == 0
-return { position, kept }
-"""
-"""How far a series has come, and how many of its entries are settled or wait, at one moment."""
 """Keys that one step of a scan looks at."""
+TRIES = 100
+TRY_PAUSE_S = 0.05
 
 
 class Contender(ABC):
@@ -126,11 +113,12 @@ class Ours(Contender):
     def numbers(self) -> tuple[int, int]:
         """Positions of all series, and what is settled or waits."""
         with redis.Redis.from_url(self.redis_url) as client:
-            pipeline = client.pipeline(transaction=False)
-            for key in client.scan_iter(ALL_SERIES, count=SCANNED):
-                pipeline.eval(NUMBERS, 2, key, key.replace(b":series:", b":outbox:"))
-            found = pipeline.execute()
-        return sum(position for position, _ in found), sum(kept for _, kept in found)
+            for _ in range(TRIES):
+                with contextlib.suppress(Halted):  # a worker settled while it was counted
+                    found = recovery.held(client, Config().shards).values()
+                    return sum(one.state.position for one in found), sum(one.reached[0] for one in found)
+                time.sleep(TRY_PAUSE_S)
+        raise SystemExit(f"{self.name} does not hold still to be counted")
 
     def backlog(self) -> int:
         """Returns how many records wait for the store."""

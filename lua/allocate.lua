@@ -5,28 +5,30 @@
 -- Everything is checked before the first write, so that a refusal, a wrong type or a full memory leaves every key as
 -- it was.
 --
--- KEYS[1..]     for shard s = 1, 2, ...: its hash (epoch, generation, backlog; halted when allocation is stopped) and
---               its dirty set, ids of the series whose outbox holds records;
---               then for group i = 1, 2, ...: its series hash, its outbox stream, the prefix of its id index
---               (index.lua) and, with ':voids' behind it, of the hash of its voided positions (void.lua)
+-- KEYS[1..]     for shard s = 1, 2, ...: its hash (epoch, generation, backlog, written, settled; halted when allocation
+--               is stopped), the hash of its series, its outbox stream, and what the keys begin with that a series has
+--               for itself: behind this and the series' id its index of ids (index.lua); with ':voids' behind that the
+--               hash of its voided positions (void.lua), and with ':counters' that of counters that are kept aside
 -- ARGV[1]       epoch
 -- ARGV[2]       generation
--- ARGV[3]       how many records a shard's outboxes may hold
+-- ARGV[3]       how many records a shard's outbox may hold
 -- ARGV[4]       '1' when the call is a batch: one refused request refuses all
--- ARGV[5]       msgpack: {number of shards, list of rules, list of renderings}; those that groups or requests share are
---               in the lists once
+-- ARGV[5]       msgpack: {list of how many groups each shard has, list of rules, list of renderings}; those that groups
+--               or requests share are in the lists once
 --               rules       {from ms, until ms, today, strict, digits_max, first}: the local day for which the
 --                           renderings hold, whether dates must not go back, how many digits a code may have, and
 --                           what counters begin with in the series' first periods
 --               rendering   {date, fields, counted, padding, claimed, kept}: the series' format for a date. A field is
---                           a counter in its period; a code has the values of the fields that counted numbers, each
---                           with at least padding digits; claimed says that the requests came here because the series
---                           was their company's default; kept goes with their entries into the outbox as it is
--- ARGV[6]       the groups, one behind the other: the number of its shard (2 bytes) and of its rules (2 bytes), the
---               version of the caller's definition (a double), how many stretches it has (2 bytes), and then those: the
---               number of its rendering (2 bytes), how many requests it has (2 bytes), and then those:
---               the id (16 bytes), the fingerprint of the payload (8 bytes), and behind their length (4 bytes) the
---               client's signature or '', a NUL, and meta as canonical JSON or ''
+--                           a counter in its period, each with a blank behind it but the last; a code has the values
+--                           of the fields that counted numbers, each with at least padding digits; claimed says that
+--                           the requests came here because the series was their company's default; kept goes with
+--                           their entries into the outbox as it is
+-- ARGV[6]       the groups, one behind the other, those of a shard together and the shards in their order: the number
+--               of its rules (2 bytes), the version of the caller's definition (a double), how many stretches it has
+--               (2 bytes), and then those: the number of its rendering (2 bytes), how many requests it has (2 bytes),
+--               and then those: the id (16 bytes), the fingerprint of the payload (8 bytes), and behind their length
+--               (4 bytes) the client's signature or '', a NUL, and meta as canonical JSON or ''
+-- ARGV[7..]     the ids of the groups' series
 --
 -- Replies {call, now ms, {shard turned dirty (1 or 0), ...}, {request, ...}, {head, ...}}; call is
 --   'ok'        the requests are answered. The heads are those of the runs that hold all that was issued, in this order
@@ -50,82 +52,86 @@
 --   {'future', today}          the series is strict, and the date is after today
 --   {'exhausted'}              a counter has reached 2^53 - 1
 --   {'overflow', digits}       the counters have more digits than max_length leaves them
---   {'backlog'}                the shard's outboxes are full
---   {'damaged', what}          keys of the series contradict one another
+--   {'backlog'}                the shard's outbox is full
+--   {'damaged', what}          keys of the series, or of its shard, contradict one another
 
--- The entries that a call issues in a series go into the outbox as runs: an item whose id is the position of its last
--- entry, with k = 0. Its field e has up to RUN_MAX requests as they came, which followed one another in a stretch;
--- where the next numbers may be one too many, one alone. Its field h, the head, has the position of the first entry and
--- the time in ms (doubles), the number of entries (2 bytes), the bytes of the id before it (1 byte) and the number of
--- fields (1 byte); then the first entry's values of the fields (doubles), that id, and what the rendering keeps. Each
--- entry raises all of its fields by one.
+-- What a call issues in a shard goes into its outbox as items, whose ids are <n>-0 for n = 1, 2, ... An item has runs,
+-- a pair of a head and requests each. A run has up to RUN_MAX entries of a series, with their requests as they came,
+-- which followed one another in a stretch; where the next numbers may be one too many, one alone. A head has the id of
+-- the series, the position of the first entry (a double), the k of the record before that (4 bytes), the time in ms and
+-- the item before this one that has records of the series (doubles), the number of entries (2 bytes), the bytes of the
+-- id before it (1 byte) and the number of fields (1 byte); then the first entry's values of the fields (doubles), that
+-- id, and what the rendering keeps. Each entry raises all of its fields by one. An item is full with RUN_MAX entries;
+-- skips and voids have items of their own (note.lua).
 
 -- @include index.lua
 -- @include series.lua
 
-local text, call, format, sub = series.text, redis.call, string.format, string.sub
+local text, call, sub, HEAD, REQUEST = series.text, redis.call, string.sub, series.HEAD, series.REQUEST
 local unpack_struct, pack_struct = struct.unpack, struct.pack
-local RUN_MAX, HEAD = 32, '>ddI2I1I1'
+local RUN_MAX, HEADS = 32, { HEAD .. 'd', HEAD .. 'dd', HEAD .. 'ddd', HEAD .. 'dddd' }
 local ACCEPTED = { twin = true, replayed = true, settled = true }
 
 local clock_ms = series.clock_ms()
 local atomic, requests = ARGV[4] == '1', ARGV[6]
-local shard_count, all_rules, renderings = unpack(cmsgpack.unpack(ARGV[5]))
+local counts, all_rules, renderings = unpack(cmsgpack.unpack(ARGV[5]))
 
--- The shards as they stand; or nothing, and the reply that refuses the call.
+-- The shards as they stand, each with what the hash of its series has of those that are asked for; or nothing, and the
+-- reply that refuses the call.
 local function enter()
-  local shards = {}
-  for k = 1, 2 * shard_count, 2 do
-    local backlog, word, reason = series.enter(KEYS[k], ARGV[1], ARGV[2])
-    if not backlog then
+  local shards, n = {}, 7
+  for s = 1, #counts do
+    local k = 4 * s - 3
+    local shard, word, reason = series.enter(KEYS[k], KEYS[k + 2], ARGV[1], ARGV[2])
+    if not shard then
       return nil, { word, reason or 0, {}, {}, {} }
     end
-    shards[#shards + 1] = { key = KEYS[k], dirty = KEYS[k + 1], backlog = backlog, room = tonumber(ARGV[3]) - backlog,
-      was_dirty = call('SCARD', KEYS[k + 1]) > 0, issued = 0, ids = {} }
+    shard.states, shard.prefix, shard.room = KEYS[k + 1], KEYS[k + 3], tonumber(ARGV[3]) - shard.backlog
+    shard.packed = call('HMGET', shard.states, unpack(ARGV, n, n + counts[s] - 1))
+    shard.issuing, shard.issued = {}, 0
+    shards[s], n = shard, n + counts[s]
   end
   return shards
 end
 
--- The series of a group as it stands; `rendering` is that of its first request, whose reply will be the nth.
-local function read_state(k, shard, version, rules, rendering, nth)
-  local state, refused = series.read(KEYS[k], KEYS[k + 1], KEYS[k + 2], clock_ms, rendering[2])
+-- The series of a group as it stands, whose first request has the nth reply; or nothing, and the reply for all.
+local function read(shard, name, packed, rules, version, nth)
+  local state, refused = series.read(shard, name, shard.prefix .. name, packed, clock_ms)
   if not state then
     return nil, refused
   end
-  state.shard, state.rules, state.first, state.closed = shard, rules, nth, series.refusal(state, version, rules)
+  state.rules, state.first, state.closed = rules, nth, series.refusal(state, version, rules)
   state.ids = index.open(state.prefix, state.position)
   state.runs, state.new, state.fresh = {}, {}, {}
   return state
 end
 
-local function replay(state, id, position, fingerprint, known)
+local function replay(state, id, position, item, fingerprint, known)
   if fingerprint ~= known then
     return { 'conflict' }
   end
   local void = call('HGET', state.prefix .. ':voids', text(position)) or ''
-  if position <= state.settled then
+  if item <= state.shard.settled then
     return { 'settled', position, void }
   end
-  local head, request, before = series.entry(state.outbox, position, id)
+  local head, request, before = series.entry(state.shard.outbox, state.name, item, id)
   if not head then
     return { 'damaged', 'entry ' .. text(position) .. ' is neither in the outbox nor settled' }
   end
   return { 'replayed', position, void, head, request, before }
 end
 
--- Why a request with a new id is refused, if it is.
+-- Why requests with new ids are refused, if they are, for a date.
 local function refusal(state, date)
   local rules = state.rules
   if state.closed then
     return state.closed
-  elseif not state.active then
+  elseif state.on == 0 then
     return { 'inactive' }
-  elseif rules[4] and date < state.last_date then
-    return { 'past', state.last_date }
+  elseif rules[4] and date < state.date then
+    return { 'past', state.date }
   elseif rules[4] and date > rules[3] then
     return { 'future', rules[3] }
-  elseif state.shard.room <= 0 then
-    return { 'backlog' }
   end
 end
 
@@ -135,147 +141,181 @@ local function finish(state)
   if not run then
     return
   end
-  local fields, values, raise = run.rendering[2], run.values, run.count - 1
-  for i = 1, #fields do
-    state.raised[fields[i]] = values[i] + raise
+  local values, raise = run.values, run.count - 1
+  if raise > 0 then
+    values = {}
+    for i = 1, #run.values do
+      values[i] = run.values[i] + raise
+    end
   end
-  state.number = values[1] + raise
+  state.values, state.number = values, values[1]
   state.claims = state.claims + (run.rendering[5] and run.count or 0)
   state.run = nil
+end
+
+-- Takes a rendering's counters to hand, and puts aside those that were.
+local function turn(state, names)
+  local nth = 0
+  for field in string.gmatch(state.names, '%S+') do
+    nth = nth + 1
+    state.aside[field] = state.values[nth]
+  end
+  state.names, state.turned = names, true
 end
 
 -- Begins a run with the request at `from`. Answers it; or nothing, and why there are no more numbers.
 local function begin(state, rendering, from)
   finish(state)
-  local values, refused = series.count(state, rendering, state.rules)
+  local values, most = series.count(state, rendering, state.rules, RUN_MAX)
   if not values then
-    return nil, refused
+    return nil, most
+  end
+  if rendering[2] ~= state.names then
+    turn(state, rendering[2])
   end
   local run = { rendering = rendering, values = values, first = state.position + state.count + 1, count = 0,
-    most = series.beyond(rendering, state.rules, values, RUN_MAX - 1) and 1 or RUN_MAX,
-    previous = state.new[state.count] or state.last_id, from = from, to = from - 1 }
-  state.runs[#state.runs + 1], state.run, state.last_date = run, run, rendering[1]
+    most = most, k = state.count == 0 and state.k or 0, previous = state.new[state.count] or state.id, from = from,
+    to = from - 1, item = 0, head = '' }
+  state.runs[#state.runs + 1], state.run, state.date = run, run, rendering[1]
   return run
 end
 
 -- Issues the next number for a request: the bytes `from` to `to` of all of them.
 local function issue(state, rendering, id, fingerprint, from, to)
-  local run, refused = state.run
+  local run, shard, refused = state.run, state.shard
+  if shard.room <= 0 then
+    return { 'backlog' }
+  end
   if not run or run.to ~= from - 1 or run.rendering ~= rendering or run.count == run.most then
     run, refused = begin(state, rendering, from)
   end
   if not run then
     return refused
   end
-  local nth, shard = state.count + 1, state.shard
+  local nth = state.count + 1
   run.count, run.to = run.count + 1, to
   state.count, state.new[nth], state.fresh[id] = nth, id, fingerprint
   shard.room = shard.room - 1
   return state.position + nth
 end
 
-local function answer(state, rendering, id, fingerprint, from, to)
+-- Answers a request; `closed` is why it is refused if its id is new.
+local function answer(state, rendering, closed, id, fingerprint, from, to)
   local twin = state.fresh[id]
   if twin then
     return twin == fingerprint and { 'twin' } or { 'conflict' }
   end
   local value = index.find(state.ids, id)
   if value then
-    local known, position = index.unpack(value)
-    return replay(state, id, position, fingerprint, known)
+    local known, position, item = index.unpack(value)
+    return replay(state, id, position, item, fingerprint, known)
   end
-  return refusal(state, rendering[1]) or issue(state, rendering, id, fingerprint, from, to)
+  return closed or issue(state, rendering, id, fingerprint, from, to)
 end
 
--- Forgets the counters of periods that are over: dates of a strict series do not go back to them. A later period may
--- have been raised by a skip already; the names of periods sort by time.
-local function forget(state)
-  for field in pairs(state.raised) do
-    local counter = not state.counters[field] and string.match(field, '^%a+:')
-    if counter then
-      for _, old in ipairs(call('HKEYS', state.key)) do
-        if sub(old, 1, #counter) == counter and old < field and not state.raised[old] then
-          call('HDEL', state.key, old)
-        end
-      end
+-- Whether a counter's period is over, as one of these fields is that counter in a later one. The names of periods sort
+-- by time.
+local function is_over(field, names)
+  local counter = string.match(field, '^%a+:')
+  for name in string.gmatch(names, '%S+') do
+    if counter and sub(name, 1, #counter) == counter and field < name then
+      return true
     end
   end
+  return false
 end
 
-local function head_of(state, run)
+-- Keeps the counters of other periods aside. Those that are over are forgotten where dates do not go back to them; a
+-- later period may have been raised by a skip already.
+local function keep(state)
+  local key, strict, kept, over = state.prefix .. ':counters', state.rules[4], {}, {}
+  for field, value in pairs(state.aside) do
+    if not series.at_hand(state, field) and not (strict and is_over(field, state.names)) then
+      kept[#kept + 1], kept[#kept + 2] = field, text(value)
+    end
+  end
+  index.call_sliced('HSET', key, kept)
+  for _, old in ipairs(strict and call('HKEYS', key) or {}) do
+    if is_over(old, state.names) then
+      over[#over + 1] = old
+    end
+  end
+  index.call_sliced('HDEL', key, over)
+end
+
+-- The head of a run that goes into the item that is next.
+local function head_of(state, run, item)
   local values = run.values
-  return pack_struct(HEAD .. string.rep('d', #values), run.first, state.now, run.count, #run.previous, #values,
-    unpack(values)) .. run.previous .. run.rendering[6]
+  if state.item < item then
+    state.back, state.item = state.item, item
+  end
+  run.item = item
+  return pack_struct(HEADS[#values], state.name, run.first, run.k, state.now, state.back,
+    run.count, #run.previous, #values, unpack(values)) .. run.previous .. run.rendering[6]
 end
 
--- Adds the runs to the outbox, and their heads to `heads`.
-local function append(state, heads)
-  local runs = state.runs
-  for i = 1, #runs do
-    local run = runs[i]
-    local head = head_of(state, run)
-    heads[#heads + 1] = head
-    local last = format('%d-0', run.first + run.count - 1)
-    call('XADD', state.outbox, last, 'h', head, 'e', sub(requests, run.from, run.to))
+-- Adds what a shard's series issue to its outbox. Answers the reply that refuses all of it, if so, before anything is
+-- written in the shard.
+local function append(shard)
+  local fields, entries, refused = {}, 0
+  for i = 1, #shard.issuing do
+    local state = shard.issuing[i]
+    for nth = 1, #state.runs do
+      local run = state.runs[nth]
+      if entries > 0 and entries + run.count > RUN_MAX then
+        refused = refused or series.add(shard, fields)
+        fields, entries = {}, 0
+      end
+      run.head = head_of(state, run, shard.written + 1)
+      fields[#fields + 1], fields[#fields + 2] = run.head, sub(requests, run.from, run.to)
+      entries = entries + run.count
+    end
   end
-  state.items = state.items + #runs
+  return refused or series.add(shard, fields)
 end
 
-local function write(state, heads)
-  finish(state)
-  append(state, heads)
-  local ids, new, fresh = state.ids, state.new, state.fresh
-  for i = 1, state.count do
-    index.add(ids, new[i], index.pack(fresh[new[i]], state.position + i))
+local function write(shard, heads)
+  local changes = {}
+  call('HSET', shard.key, 'backlog', text(shard.backlog + shard.issued), 'written', text(shard.written))
+  for i = 1, #shard.issuing do
+    local state = shard.issuing[i]
+    local ids, new, fresh, at = state.ids, state.new, state.fresh, state.position
+    for nth = 1, #state.runs do
+      local run = state.runs[nth]
+      heads[#heads + 1] = run.head
+      for position = run.first, run.first + run.count - 1 do
+        local id = new[position - at]
+        index.add(ids, id, index.pack(fresh[id], position, run.item))
+      end
+    end
+    state.position, state.k, state.time, state.id = at + state.count, 0, state.now, new[state.count]
+    if state.turned then
+      keep(state)
+    end
+    changes[#changes + 1], changes[#changes + 2] = state.name, series.pack(state)
   end
-  state.position, state.k = state.position + state.count, 0
-  local changes = { 'at', series.at(state), 'last', state.last_date .. new[state.count] }
-  for field, value in pairs(state.raised) do
-    changes[#changes + 1], changes[#changes + 2] = field, text(value)
-  end
-  if state.rules[4] then
-    forget(state)
-  end
-  index.call_sliced('HSET', state.key, changes)
+  index.call_sliced('HSET', shard.states, changes)
 end
 
--- Notes in the shards what is about to be written, and tells of each whether it turns dirty. Before the records: should
--- the server refuse one of them after all, then what was written is still found.
-local function mark(shards, states)
+local function refuse(state, replies, reply)
+  for nth = state.first, state.upto do
+    replies[nth] = reply
+  end
+end
+
+-- Says in the shards which of the series issue numbers. Where an index has lost a bucket, or cannot grow, all requests
+-- are refused.
+local function choose(states, replies)
   for i = 1, #states do
     local state = states[i]
     local shard = state.shard
-    shard.issued, shard.ids[#shard.ids + 1] = shard.issued + state.count, sub(state.key, -36)
-  end
-  local turned_dirty = {}
-  for s, shard in ipairs(shards) do
-    if shard.issued > 0 then
-      call('HSET', shard.key, 'backlog', text(shard.backlog + shard.issued))
-      index.call_sliced('SADD', shard.dirty, shard.ids)
-    end
-    turned_dirty[s] = (shard.issued > 0 and not shard.was_dirty) and 1 or 0
-  end
-  return turned_dirty
-end
-
--- Those of the series that issue numbers. Where an index is not whole, or cannot grow, all requests are refused.
-local function issuing(states, replies)
-  local indexes, found = {}, {}
-  for i = 1, #states do
-    indexes[i] = states[i].ids
-  end
-  local whole = index.is_whole(unpack(indexes))
-  for i = 1, #states do
-    local state = states[i]
-    if not ((whole or index.is_whole(state.ids)) and index.can_grow(state.ids, state.position + state.count)) then
-      for nth = state.first, state.last do
-        replies[nth] = { 'damaged', 'a bucket of the id index is missing, or in the way' }
-      end
+    if not index.can_grow(state.ids, state.position + state.count) then
+      refuse(state, replies, { 'damaged', 'a bucket of the id index is missing, or in the way' })
     elseif state.count > 0 then
-      found[#found + 1] = state
+      finish(state)
+      shard.issuing[#shard.issuing + 1], shard.issued = state, shard.issued + state.count
     end
   end
-  return found
 end
 
 local function refuses_any(replies)
@@ -287,41 +327,58 @@ local function refuses_any(replies)
   return false
 end
 
+-- Writes what the shards' series issue. Answers of each shard whether it has turned dirty, and the heads of all runs.
+local function issue_all(shards, replies)
+  local turned_dirty, heads = {}, {}
+  for s, shard in ipairs(shards) do
+    local refused = shard.issued > 0 and append(shard)
+    turned_dirty[s] = (shard.issued > 0 and not refused and shard.backlog == 0) and 1 or 0
+    if refused then
+      for _, state in ipairs(shard.issuing) do
+        refuse(state, replies, refused)
+      end
+    elseif shard.issued > 0 then
+      write(shard, heads)
+    end
+  end
+  return turned_dirty, heads
+end
+
 local shards, refused_call = enter()
 if not shards then
   return refused_call
 end
 
-local replies, states, at = {}, {}, 1
-for k = 2 * shard_count + 1, #KEYS, 3 do
-  local s, r, version, stretches, from = unpack_struct('>I2I2dI2', requests, at)
-  local state, refused
-  for _ = 1, stretches do
-    local nth, count, begins = unpack_struct('>I2I2', requests, from)
-    local rendering = renderings[nth]
-    from = begins
-    if not state and not refused then
-      state, refused = read_state(k, shards[s], version, all_rules[r], rendering, #replies + 1)
+local replies, states, at, n = {}, {}, 1, 7
+for s, shard in ipairs(shards) do
+  for i = 1, counts[s] do
+    local r, version, stretches, from = unpack_struct('>I2dI2', requests, at)
+    local state, refused = read(shard, ARGV[n], shard.packed[i], all_rules[r], version, #replies + 1)
+    for _ = 1, stretches do
+      local nth, count, begins = unpack_struct('>I2I2', requests, from)
+      local rendering = renderings[nth]
+      local closed = state and refusal(state, rendering[1])
+      from = begins
+      for _ = 1, count do
+        local id, fingerprint, bytes, rest = unpack_struct(REQUEST, requests, from)
+        replies[#replies + 1] = refused
+          or answer(state, rendering, closed, id, fingerprint, from, rest + bytes - 1)
+        from = rest + bytes
+      end
     end
-    for _ = 1, count do
-      local id, fingerprint, bytes, rest = unpack_struct('>c16c8I4', requests, from)
-      replies[#replies + 1] = refused or answer(state, rendering, id, fingerprint, from, rest + bytes - 1)
-      from = rest + bytes
+    if state then
+      state.upto = #replies
+      states[#states + 1] = state
     end
-  end
-  at = from
-  if state then
-    state.last = #replies
-    states[#states + 1] = state
+    at, n = from, n + 1
   end
 end
 
-states = issuing(states, replies)
+choose(states, replies)
 if atomic and refuses_any(replies) then
-  states = {}
+  for _, shard in ipairs(shards) do
+    shard.issued = 0
+  end
 end
-local turned_dirty, heads = mark(shards, states), {}
-for _, state in ipairs(states) do
-  write(state, heads)
-end
+local turned_dirty, heads = issue_all(shards, replies)
 return { 'ok', clock_ms, turned_dirty, replies, heads }

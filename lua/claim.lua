@@ -12,8 +12,8 @@
 -- @include index.lua
 -- @include series.lua
 
-local backlog, word, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
-if not backlog then
+local word, reason = series.refused(redis.call('HMGET', KEYS[1], 'epoch', 'generation', 'halted'), ARGV[1], ARGV[2])
+if word then
   return { word, reason }
 end
 local company = redis.call('HMGET', KEYS[2], 'open', 'claims', 'changing', 'default:' .. ARGV[4])
@@ -25,7 +25,7 @@ local ids = index.open(KEYS[3], claims)
 local known = index.find(ids, field)
 if known then
   return { 'claimed', known }
-elseif not (index.is_whole(ids) and index.can_grow(ids, claims + 1)) then
+elseif not index.can_grow(ids, claims + 1) then
   return { 'damaged', 'a bucket of the index of claims is missing or in the way' }
 elseif company[3] then
   return { 'changing', series.clock_ms() - tonumber(company[3]) }

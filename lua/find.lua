@@ -1,9 +1,9 @@
 #!lua
 -- find.lua: where an id stands, its record if the outbox still holds it, and its void. Writes nothing.
 --
--- KEYS[1]  shard hash      KEYS[2]  series hash      KEYS[3]  outbox
--- KEYS[4]  prefix of the id index, and of the voided positions (void.lua)
--- ARGV[1]  epoch           ARGV[2]  generation       ARGV[3]  the id's 16 bytes
+-- KEYS[1]  shard hash      KEYS[2]  hash of the shard's series      KEYS[3]  outbox
+-- KEYS[4]  what the keys of the series begin with (allocate.lua)
+-- ARGV[1]  epoch           ARGV[2]  generation     ARGV[3]  series id       ARGV[4]  the entry's 16 bytes of id
 --
 -- Replies {'stale'}, {'unloaded'}, {'unknown'}, {'damaged', what}, or {'found', position, void or ''}, and behind that,
 -- if the outbox holds the entry, the head of its run, its request, and the id before it there or '', see allocate.lua.
@@ -14,23 +14,22 @@
 if not series.is_current(KEYS[1], ARGV[1], ARGV[2]) then
   return { 'stale' }
 end
-local known = redis.call('HGET', KEYS[2], 'at')
-if not known then
+local packed = redis.call('HGET', KEYS[2], ARGV[3])
+if not packed then
   return { 'unloaded' }
 end
-local position, _, settled = series.unpack_at(known)
-local ids = index.open(KEYS[4], position)
-local value = index.find(ids, ARGV[3])
+local ids = index.open(KEYS[4], series.unpack(packed).position)
+local value = index.find(ids, ARGV[4])
 if not value then
-  return index.is_whole(ids) and { 'unknown' } or { 'damaged', 'a bucket of the id index is missing' }
+  return not ids.lost and { 'unknown' } or { 'damaged', 'a bucket of the id index is missing' }
 end
-local _, at = index.unpack(value)
-local void = redis.call('HGET', KEYS[4] .. ':voids', series.text(at)) or ''
-if at <= settled then
-  return { 'found', at, void }
+local _, position, item = index.unpack(value)
+local void = redis.call('HGET', KEYS[4] .. ':voids', series.text(position)) or ''
+if item <= tonumber(redis.call('HGET', KEYS[1], 'settled')) then
+  return { 'found', position, void }
 end
-local head, request, before = series.entry(KEYS[3], at, ARGV[3])
+local head, request, before = series.entry(KEYS[3], ARGV[3], item, ARGV[4])
 if not head then
-  return { 'damaged', 'entry ' .. series.text(at) .. ' is neither in the outbox nor settled' }
+  return { 'damaged', 'entry ' .. series.text(position) .. ' is neither in the outbox nor settled' }
 end
-return { 'found', at, void, head, request, before }
+return { 'found', position, void, head, request, before }

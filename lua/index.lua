@@ -4,7 +4,8 @@
 -- hash-max-listpack-entries, where an entry of a series costs about 33 bytes. The number of buckets follows from
 -- the number of entries (linear hashing: one bucket is split for every LOAD entries), so it needs no state of its own.
 -- Key:   <prefix>:<bucket number>     Field: the id's 16 bytes, for a claim then its type
--- Value: of a series, 8 bytes of fingerprint, then the position; of a claim, the series' 16 bytes
+-- Value: of a series, 8 bytes of fingerprint, then the position and the item of the outbox, or 0, in as many bytes
+-- each; of a claim, the series' 16 bytes
 -- Every bucket holds the field '' from its birth: one that is not there has been lost, and missing is never zero.
 
 local index = {} -- luacheck: ignore 241 (the scripts that include this file use it)
@@ -13,7 +14,7 @@ local SLICE = 1000
 local PRIME = 4294967291 -- the largest below 2^32
 local call, format = redis.call, string.format
 local pack_struct, unpack_struct = struct.pack, struct.unpack
-local POSITIONS = { '>c8I1', '>c8I2', '>c8I3', '>c8I4', '>c8I5', '>c8I6', '>c8I7' }
+local VALUES = { '>c8I1I1', '>c8I2I2', '>c8I3I3', '>c8I4I4', '>c8I5I5', '>c8I6I6', '>c8I7I7' }
 
 local function bucket_count(entries)
   return entries > LOAD and math.ceil(entries / LOAD) or 1
@@ -40,51 +41,35 @@ local function bucket_key(ids, bucket)
   return ids.prefix .. ':' .. format('%d', bucket)
 end
 
--- An index as it stands with `entries` entries. It remembers the buckets in which ids were looked for in vain.
+-- An index as it stands with `entries` entries. It remembers the buckets in which ids were looked for in vain; `lost`
+-- when one of them was not there.
 function index.open(prefix, entries)
   local buckets = bucket_count(entries)
-  return { prefix = prefix, entries = entries, buckets = buckets, power = power_below(buckets), keys = {} }
+  return { prefix = prefix, entries = entries, buckets = buckets, power = power_below(buckets), keys = {},
+    lost = false }
 end
 
--- Fingerprint and position in as few bytes as hold them, the position big-endian.
-function index.pack(fingerprint, position)
-  local bytes, limit = 1, 256
-  while position >= limit do
+-- Fingerprint, position and item in as few bytes as hold them, big-endian.
+function index.pack(fingerprint, position, item)
+  local bytes, limit, most = 1, 256, math.max(position, item)
+  while most >= limit do
     bytes, limit = bytes + 1, limit * 256
   end
-  return pack_struct(POSITIONS[bytes], fingerprint, position)
+  return pack_struct(VALUES[bytes], fingerprint, position, item)
 end
 
 function index.unpack(value)
-  local packed = string.sub(value, 9)
-  return string.sub(value, 1, 8), unpack_struct('>I7', string.rep('\0', 7 - #packed) .. packed)
+  return unpack_struct(VALUES[(#value - 8) / 2], value)
 end
 
--- Finds an id's value: false when its bucket does not have it, which must then be there, see index.is_whole.
+-- Finds an id's value: false when its bucket does not have it. The id is then new, unless the bucket is lost.
 function index.find(ids, id)
   local key = bucket_key(ids, bucket_of(ids, id))
-  local found = call('HGET', key, id)
-  if not found then
-    ids.keys[id] = key
+  local found = call('HMGET', key, id, '')
+  if not found[1] then
+    ids.keys[id], ids.lost = key, ids.lost or not found[2]
   end
-  return found
-end
-
--- Whether the buckets are there in which ids were not found: such an id is new, and not one of a bucket that is gone.
-function index.is_whole(...)
-  local keys = {}
-  for _, ids in ipairs({ ... }) do
-    for _, key in pairs(ids.keys) do
-      keys[#keys + 1] = key
-    end
-  end
-  for from = 1, #keys, SLICE do
-    local upto = math.min(from + SLICE - 1, #keys)
-    if call('EXISTS', unpack(keys, from, upto)) ~= upto - from + 1 then
-      return false
-    end
-  end
-  return true
+  return found[1]
 end
 
 -- The buckets that a split touches: the one that is new and the one whose ids it shares.
@@ -93,9 +78,12 @@ local function split_pair(buckets)
   return created, created - power_below(created)
 end
 
--- Whether the splits can be done that growth to `after` entries will cause: the bucket that each divides is there, and
--- its new one is unused.
+-- Whether the index can grow to `after` entries: no bucket is lost, the one that each split divides is there, and its
+-- new one is unused.
 function index.can_grow(ids, after)
+  if ids.lost then
+    return false
+  end
   for buckets = ids.buckets + 1, bucket_count(after) do
     local created, source = split_pair(buckets)
     if call('EXISTS', bucket_key(ids, created)) > 0 then

@@ -1,13 +1,13 @@
 #!lua
 -- restore.lua: put back what the store holds into an index that has been emptied, and what stands beside it.
 --
--- KEYS[1]  shard hash: epoch, generation     KEYS[2]  hash of the series, or of the company
+-- KEYS[1]  shard hash: epoch, generation     KEYS[2]  hash of the shard's series, or of the company
 -- KEYS[3]  prefix of the index of ids, or of claims (index.lua)
--- ARGV[1]  epoch       ARGV[2]  generation   ARGV[3]  the hash's field that counts the index: claims, or at,
---          which begins with how many it is
+-- ARGV[1]  epoch       ARGV[2]  generation   ARGV[3]  the field that says how many the index has: the series' id, or
+--          claims
 -- ARGV[4]  how many the index has before     ARGV[5]  ids and their values in turn, as the index keeps them, each
 --          behind its length (4 bytes)
--- ARGV[6..]            fields of the hash and their values in turn, set with the last of them
+-- ARGV[6]  the series' state, set with the last of them; else ''
 --
 -- Replies 'stale', 'damaged' (the index holds another number of ids, or one of these), or 'ok'.
 
@@ -25,7 +25,8 @@ while at <= #ARGV[5] do
 end
 local after = before + #restored / 2
 local counted = redis.call('HGET', KEYS[2], ARGV[3])
-if not counted or (ARGV[3] == 'at' and series.unpack_at(counted) or tonumber(counted)) ~= before then
+local state = counted and ARGV[3] ~= 'claims' and series.unpack(counted)
+if not counted or (state and state.position or tonumber(counted)) ~= before then
   return 'damaged'
 end
 local ids, seen = index.open(KEYS[3], before), {}
@@ -35,12 +36,14 @@ for i = 1, #restored, 2 do
   end
   seen[restored[i]] = true
 end
-if not (index.is_whole(ids) and index.can_grow(ids, after)) then
+if not index.can_grow(ids, after) then
   return 'damaged'
 end
 for i = 1, #restored, 2 do
   index.add(ids, restored[i], restored[i + 1])
 end
-local counts = ARGV[3] == 'at' and series.new_at(after) or series.text(after)
-redis.call('HSET', KEYS[2], ARGV[3], counts, unpack(ARGV, 6))
+if state then
+  state.position = after
+end
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[6] ~= '' and ARGV[6] or state and series.pack(state) or series.text(after))
 return 'ok'

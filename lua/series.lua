@@ -1,9 +1,12 @@
--- series.lua: what scripts share: whether they may go on, the server's time, and of a series that records are added
--- to its state, its next numbers and its outbox.
+-- series.lua: what scripts share: whether they may go on, the server's time, the outbox of a shard, and of a series
+-- that records are added to its state and its next numbers.
 
 local series = {} -- luacheck: ignore 241 (the scripts that include this file use it)
 local COUNTER_MAX, COUNTER_DIGITS = 9007199254740991, 16
-local AT = '>dI4dI4I4dddI4' -- with a value above 64 bytes a hash takes several times the memory
+local STATE = '>I1I1dddI4I4dddI1I1'
+local DOUBLES = { [0] = '>', '>d', '>dd', '>ddd', '>dddd' } -- a format has up to four counters
+local DAY = 10 -- bytes of a date
+series.HEAD, series.REQUEST = '>c36dI4ddI2I1I1', '>c16c8I4' -- of a run, and of a request in it: see allocate.lua
 local call, format, sub = redis.call, string.format, string.sub
 local pack_struct, unpack_struct = struct.pack, struct.unpack
 
@@ -24,96 +27,95 @@ function series.is_current(key, epoch, generation)
   return shard[1] == epoch and shard[2] == generation
 end
 
--- Answers the shard's backlog; or nothing, the word why no script may go on, and the reason of a halt.
-function series.enter(key, epoch, generation)
-  local shard = call('HMGET', key, 'epoch', 'generation', 'backlog', 'halted')
-  if not shard[1] or not shard[2] or not shard[3] then
-    return nil, 'lost'
-  elseif shard[4] then
-    return nil, 'halted', shard[4]
+-- The word why no script may go on, given what the hash of a shard has in epoch, generation and halted; and with a halt
+-- its reason. Nothing when they may.
+function series.refused(shard, epoch, generation)
+  if not shard[1] or not shard[2] then
+    return 'lost'
+  elseif shard[3] then
+    return 'halted', shard[3]
   elseif shard[1] ~= epoch or shard[2] ~= generation then
-    return nil, 'stale'
+    return 'stale'
   end
-  return tonumber(shard[3])
 end
 
--- Where a series stands, as its hash keeps it in `at`: position and k of its last record, settled position, how many
--- items its outbox holds and how many of them are skips and voids, how many entries were claimed, the time of its last
--- record (ms), the number of its last entry, and the k that was settled at the settled position. One field: each more
--- would cost as much as all of this together.
-function series.unpack_at(at)
-  return unpack_struct(AT, at)
+-- The shard with this hash and outbox as it stands, with a reply in `damage` when the outbox is not what it should be;
+-- or nothing, and why no script may go on.
+function series.enter(key, outbox, epoch, generation)
+  local h = call('HMGET', key, 'epoch', 'generation', 'halted', 'backlog', 'written', 'settled')
+  local word, reason = series.refused(h, epoch, generation)
+  if word then
+    return nil, word, reason
+  end
+  if not (h[4] and h[5] and h[6]) then
+    return nil, 'lost'
+  end
+  local backlog, written, settled, length = tonumber(h[4]), tonumber(h[5]), tonumber(h[6]), call('XLEN', outbox)
+  local waiting = written - settled
+  return { key = key, outbox = outbox, backlog = backlog, written = written, settled = settled,
+    damage = length ~= waiting and { 'damaged', format('the outbox holds %d items instead of %d', length, waiting) } }
 end
 
--- The `at` of a series of which nothing is known but how many entries it has.
-function series.new_at(position)
-  return pack_struct(AT, position, 0, 0, 0, 0, 0, 0, 0, 0)
+-- A series' state, of what the hash of its shard has of it: whether it is open, whether active, its version, since when
+-- its definition is being changed (ms, or 0), position and k of its last record, how many entries were claimed, the
+-- time of its last record (ms), the number of its last entry, the last item of the outbox that has a record of it; its
+-- last entry's date, and the id behind that; and the counters of its last entry, by their fields in `names`, of which
+-- those are in `values`. All in one string, since each more that is read or written costs as much as this together.
+function series.unpack(packed)
+  local open, on, version, changing, position, k, claims, time, number, item, last, count, at =
+    unpack_struct(STATE, packed)
+  local values = { unpack_struct(DOUBLES[count], packed, at) }
+  at, values[count + 1] = values[count + 1], nil
+  return { open = open, on = on, version = version, changing = changing, position = position, k = k, claims = claims,
+    time = time, number = number, item = item, date = sub(packed, at, at + math.min(last, DAY) - 1),
+    id = sub(packed, at + DAY, at + last - 1), values = values, names = sub(packed, at + last), aside = {}, count = 0,
+    turned = false }
 end
 
--- Whether a series has records, given its `at`, if it has one.
-function series.is_used(at)
-  local position, k = series.unpack_at(at or series.new_at(0))
-  return position > 0 or k > 0
+function series.pack(state)
+  local values, last = state.values, state.date .. state.id
+  return pack_struct(STATE, state.open, state.on, state.version, state.changing, state.position, state.k, state.claims,
+    state.time, state.number, state.item, #last, #values) .. pack_struct(DOUBLES[#values], unpack(values)) .. last
+    .. state.names
 end
 
--- Reads a series with the counters of these fields, and cross-checks its outbox. Answers its state; or nothing, and the
+-- Reads a series, given what the hash of its shard has of it, to add records. Answers its state; or nothing, and the
 -- reply that refuses requests.
-function series.read(key, outbox, prefix, clock_ms, fields)
-  local h = call('HMGET', key, 'version', 'open', 'on', 'changing', 'at', 'last', unpack(fields))
-  if not h[1] or h[2] ~= '1' then
+function series.read(shard, name, prefix, packed, clock_ms)
+  local state = packed and series.unpack(packed)
+  if not state or state.open == 0 then
     return nil, { 'unloaded' }
-  elseif not h[5] then
-    return nil, { 'damaged', 'the place of the series is missing' }
+  elseif shard.damage then
+    return nil, shard.damage
   end
-  local position, k, settled, items, notes, claims, time, number, settled_k = series.unpack_at(h[5])
-  local length = call('XLEN', outbox)
-  if length ~= items then
-    return nil, { 'damaged', 'the outbox holds ' .. length .. ' items instead of ' .. items }
-  end
-  local beyond = length > 0 and call('XREVRANGE', outbox, '+', format('(%d-%d', position, k), 'COUNT', 1)[1]
-  if beyond then
-    local place = format('%d-%d', position, k)
-    return nil, { 'damaged', 'the outbox goes on to ' .. beyond[1] .. ', the series to ' .. place }
-  end
-  local last, counters = h[6] or '', {}
-  for i = 1, #fields do
-    counters[fields[i]] = tonumber(h[6 + i]) or false
-  end
-  return {
-    key = key, outbox = outbox, prefix = prefix, version = tonumber(h[1]), active = h[3] == '1', changing = h[4],
-    position = position, k = k, settled = settled, items = items, notes = notes, claims = claims, number = number,
-    last_date = sub(last, 1, 10), last_id = sub(last, 11), now = math.max(clock_ms, time),
-    settled_k = settled_k, clock_ms = clock_ms, counters = counters, raised = {}, count = 0,
-  }
+  state.shard, state.name, state.prefix, state.clock_ms = shard, name, prefix, clock_ms
+  state.now = math.max(clock_ms, state.time)
+  return state
 end
 
--- What the hash of a series keeps as `at`, as its state now is.
-function series.at(state)
-  return pack_struct(AT, state.position, state.k, state.settled, state.items, state.notes, state.claims, state.now,
-    state.number, state.settled_k)
-end
-
--- An entry, given its position and id, if it is whole in the outbox: the head of its run, its request, and the id
--- before it there, which the first has not. A skip or a void cannot stand inside a run, so that of the entry is the
--- first item that does not end before its position.
-function series.entry(outbox, position, id)
-  local item = call('XRANGE', outbox, series.text(position) .. '-0', '+', 'COUNT', 1)[1]
-  local head, requests = item and item[2][2], item and item[2][4] or ''
-  local at, before = 1, ''
-  while at + 27 <= #requests do
-    local found, _, bytes, rest = unpack_struct('>c16c8I4', requests, at)
-    if found == id and rest + bytes - 1 <= #requests then
-      return head, sub(requests, at, rest + bytes - 1), before
+-- An entry, given its id and its item, if it is whole in the outbox: the head of its run, its request, and the id
+-- before it there, which the first has not.
+function series.entry(outbox, name, item, id)
+  local place = series.text(item)
+  local found = call('XRANGE', outbox, place, place)[1]
+  local fields = found and found[2] or {}
+  for i = 1, #fields, 2 do
+    local requests, at, before = fields[i + 1], 1, ''
+    while sub(fields[i], 1, #name) == name and at + 27 <= #requests do
+      local known, _, bytes, rest = unpack_struct(series.REQUEST, requests, at)
+      if known == id and rest + bytes - 1 <= #requests then
+        return fields[i], sub(requests, at, rest + bytes - 1), before
+      end
+      at, before = rest + bytes, known
     end
-    at, before = rest + bytes, found
   end
 end
 
 -- Why no request that depends on the definition or the day can be answered now, if so; under the rules that a caller
 -- computed for a local day (allocate.lua).
 function series.refusal(state, version, rules)
-  if state.changing then
-    return { 'changing', state.clock_ms - tonumber(state.changing) }
+  if state.changing > 0 then
+    return { 'changing', state.clock_ms - state.changing }
   elseif state.version ~= version then
     return { 'version', state.version }
   elseif state.now < rules[1] or state.now >= rules[2] then
@@ -121,13 +123,28 @@ function series.refusal(state, version, rules)
   end
 end
 
--- The last value of a counter, before its first entry what it begins with less one. Counters that were not read with
--- the series are read now: those of another rendering.
-function series.last(state, field, rules)
-  if state.counters[field] == nil then
-    state.counters[field] = tonumber(call('HGET', state.key, field)) or false
+-- Which of the counters that the last entry raised this is, if it is one.
+function series.at_hand(state, field)
+  local nth = 0
+  for name in string.gmatch(state.names, '%S+') do
+    nth = nth + 1
+    if name == field then
+      return nth
+    end
   end
-  return state.raised[field] or state.counters[field] or (state.position + state.count == 0 and rules[6] - 1 or 0)
+end
+
+-- The last value of a counter, before its first entry what it begins with less one. Those that the last entry did not
+-- raise are kept aside, in a hash of the series.
+function series.last(state, field, rules)
+  local nth = series.at_hand(state, field)
+  if nth then
+    return state.values[nth]
+  elseif state.aside[field] then
+    return state.aside[field]
+  end
+  local kept = call('HGET', state.prefix .. ':counters', field)
+  return kept and tonumber(kept) or (state.position + state.count == 0 and rules[6] - 1 or 0)
 end
 
 -- Why the counters of a rendering cannot have these values, each plus `more`, if they cannot.
@@ -148,26 +165,35 @@ function series.beyond(rendering, rules, values, more)
   return digits > rules[5] and { 'overflow', digits } or nil
 end
 
--- The values that a rendering's counters get next; or nothing, and why there are none.
-function series.count(state, rendering, rules)
-  local values, fields = {}, rendering[2]
-  for i = 1, #fields do
-    values[i] = series.last(state, fields[i], rules) + 1
+-- The values that a rendering's counters get next, and how many entries can get theirs in a row: `most`, or one where
+-- that may be too many; or nothing, and why there are none.
+function series.count(state, rendering, rules, most)
+  local values, names = {}, rendering[2]
+  if names == state.names then
+    for i = 1, #state.values do
+      values[i] = state.values[i] + 1
+    end
+  else
+    for field in string.gmatch(names, '%S+') do
+      values[#values + 1] = series.last(state, field, rules) + 1
+    end
+  end
+  if not series.beyond(rendering, rules, values, most - 1) then
+    return values, most
   end
   local refused = series.beyond(rendering, rules, values, 0)
-  if refused then
-    return nil, refused
-  end
-  return values
+  return not refused and values, refused or 1
 end
 
--- Adds a skip or a void to the outbox, behind the last record. Answers 1 when the shard has turned dirty.
-function series.append(state, shard, dirty, backlog, id, fields)
-  local was_dirty = call('SCARD', dirty) > 0
-  state.k, state.items, state.notes = state.k + 1, state.items + 1, state.notes + 1
-  call('XADD', state.outbox, format('%d-%d', state.position, state.k), unpack(fields))
-  call('HSET', state.key, 'at', series.at(state))
-  call('SADD', dirty, id)
-  call('HSET', shard, 'backlog', series.text(backlog + 1))
-  return was_dirty and 0 or 1
+-- Adds an item to a shard's outbox, before anything else is written in the shard. Answers nothing, or the reply that
+-- refuses requests: the outbox goes on to what was not written.
+function series.add(shard, fields)
+  local added = redis.pcall('XADD', shard.outbox, series.text(shard.written + 1) .. '-0', unpack(fields))
+  if type(added) ~= 'table' then
+    shard.written = shard.written + 1
+    return nil
+  elseif not string.find(added.err, 'equal or smaller', 1, true) then
+    error(added)
+  end
+  return { 'damaged', 'the outbox goes on behind item ' .. series.text(shard.written) }
 end

@@ -1,8 +1,9 @@
 #!lua
 -- skip.lua: raise a counter, so that its next number is a given one. What is left out is recorded, with the reason.
 --
--- KEYS[1]  shard hash      KEYS[2]  dirty set      KEYS[3]  series hash      KEYS[4]  outbox
--- ARGV[1]  epoch           ARGV[2]  generation     ARGV[3]  how many records the shard's outboxes may hold
+-- KEYS[1]  shard hash      KEYS[2]  hash of the shard's series      KEYS[3]  outbox
+-- KEYS[4]  what the keys of the series begin with (allocate.lua)
+-- ARGV[1]  epoch           ARGV[2]  generation     ARGV[3]  how many records the shard's outbox may hold
 -- ARGV[4]  msgpack: {series id, version, rules, rendering}, the rendering of today, as in allocate.lua
 -- ARGV[5]  which of the rendering's fields          ARGV[6]  the number that is to be next
 -- ARGV[7]  reason          ARGV[8]  actor
@@ -16,43 +17,68 @@
 --   {'damaged', what}, {'overflow', digits}, {'exhausted'}     as in allocate.lua
 
 -- @include series.lua
+-- @include note.lua
 
 local text = series.text
 
-local function skip(state, backlog, id, rules, rendering)
-  local field = rendering[2][tonumber(ARGV[5])]
-  local last, wanted = series.last(state, field, rules), tonumber(ARGV[6])
-  if wanted == last + 1 then
+-- The nth of some fields.
+local function nth_of(names, nth)
+  for field in string.gmatch(names, '%S+') do
+    nth = nth - 1
+    if nth == 0 then
+      return field
+    end
+  end
+end
+
+-- Raises a counter. Answers whether it is one that the last entry raised.
+local function raise(state, field, last)
+  local nth = series.at_hand(state, field)
+  if nth then
+    state.values[nth] = last
+  else
+    state.aside[field] = last
+  end
+  return nth ~= nil
+end
+
+local function skip(state, rules, rendering)
+  local field, wanted = nth_of(rendering[2], tonumber(ARGV[5])), tonumber(ARGV[6])
+  local following = series.last(state, field, rules) + 1
+  if wanted == following then
     return 0, { 'next', text(wanted) }
-  elseif wanted <= last then
-    return 0, { 'lowers', text(last + 1) }
-  elseif backlog >= tonumber(ARGV[3]) then
+  elseif wanted < following then
+    return 0, { 'lowers', text(following) }
+  elseif state.shard.backlog >= tonumber(ARGV[3]) then
     return 0, { 'backlog' }
   end
-  state.raised[field] = wanted - 1
-  local values, refused = series.count(state, rendering, rules)
+  local at_hand = raise(state, field, wanted - 1)
+  local values, refused = series.count(state, rendering, rules, 1)
   if not values then
     return 0, refused
   end
-  local from, to, now = text(last + 1), text(wanted - 1), text(state.now)
-  local turned_dirty = series.append(state, KEYS[1], KEYS[2], backlog, id,
-    { 'w', 'skip', 'n', field, 'a', from, 'b', to, 'r', ARGV[7], 'u', ARGV[8], 't', now })
-  redis.call('HSET', state.key, field, to)
-  return turned_dirty, { 'skipped', state.position, state.k, field, from, to, state.now }
+  local turned_dirty
+  turned_dirty, refused = note.append(state, KEYS[2],
+    { 'skip', field, following, wanted - 1, state.now, ARGV[7], ARGV[8] })
+  if refused then
+    return 0, refused
+  elseif not at_hand then
+    redis.call('HSET', state.prefix .. ':counters', field, text(wanted - 1))
+  end
+  return turned_dirty, { 'skipped', state.position, state.k, field, text(following), text(wanted - 1), state.now }
 end
 
-local backlog, word, reason = series.enter(KEYS[1], ARGV[1], ARGV[2])
-if not backlog then
+local shard, word, reason = series.enter(KEYS[1], KEYS[3], ARGV[1], ARGV[2])
+if not shard then
   return { word, reason or 0, {}, {} }
 end
-local clock_ms = series.clock_ms()
-local id, version, rules, rendering = unpack(cmsgpack.unpack(ARGV[4]))
-local state, refused = series.read(KEYS[3], KEYS[4], '', clock_ms, rendering[2])
+local clock_ms, turned_dirty = series.clock_ms(), 0
+local name, version, rules, rendering = unpack(cmsgpack.unpack(ARGV[4]))
+local state, reply = series.read(shard, name, KEYS[4], redis.call('HGET', KEYS[2], name), clock_ms)
 if state then
-  refused = series.refusal(state, version, rules)
+  reply = series.refusal(state, version, rules)
+  if not reply then
+    turned_dirty, reply = skip(state, rules, rendering)
+  end
 end
-if refused then
-  return { 'ok', clock_ms, { 0 }, { refused } }
-end
-local turned_dirty, reply = skip(state, backlog, id, rules, rendering)
 return { 'ok', clock_ms, { turned_dirty }, { reply } }

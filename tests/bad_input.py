@@ -6,13 +6,12 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import httpx
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
-from seriatim.keyspace import At
+from seriatim.keyspace import State
 from stack import Up, entry_path, new_id, put_entry, put_series
 
 BASE = "/sequence/v1"
@@ -24,8 +23,8 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 
-Standing = tuple[dict[str, Any], dict[bytes, Any]]
-"""A series as it is shown, and all that Redis counts for it, but for what a worker moves at any time."""
+Standing = tuple[dict[str, Any], tuple[State, dict[Any, Any]]]
+"""A series as it is shown, and where it stands in Redis, with the counters that are kept aside."""
 
 
 def check_refused(answer: httpx.Response, status: int, *fields: str) -> dict[str, Any]:
@@ -67,11 +66,10 @@ class Numbered:
 
     def standing(self) -> Standing:
         redis = self.up.redis()
-        (key,) = redis.scan_iter(f"*:series:{self.series}", count=10_000)
-        counted = cast("dict[bytes, Any]", redis.hgetall(key))
-        shown = self.client.get(self.path).json()
-        at = replace(At.unpack(counted[b"at"]), settled=0, items=0, notes=0)
-        return shown, counted | {b"at": at}
+        found = (redis.hget(key, self.series) for key in redis.scan_iter("{s*}:series", count=10_000))
+        (state,) = (State.unpack(packed) for packed in found if isinstance(packed, bytes))
+        (aside,) = [redis.hgetall(key) for key in redis.scan_iter(f"*:{self.series}:counters", count=10_000)] or [{}]
+        return self.client.get(self.path).json(), (state, aside)
 
     def look(self) -> tuple[Standing, Standing]:
         """How it stood at the last look, and how it stands now."""

@@ -37,8 +37,8 @@ def after(function: Any, calls: int) -> Any:
 
 
 POINTS: dict[str, tuple[Any, str, Any]] = {
-    "before reading": (outbox, "records_of", die),
-    "after reading": (outbox, "records_of", after(outbox.records_of, 1)),
+    "before reading": (outbox, "read", die),
+    "after reading": (outbox, "read", after(outbox.read, 1)),
     "while signing": (SigningProcess, "receipts", after(SigningProcess.receipts, 2)),
     "signing ahead": (Drainer, "_read", after(Drainer._read, 2)),
     "before commit": (Store, "commit", die),
@@ -52,6 +52,5 @@ if __name__ == "__main__":
     holder, name, fault = POINTS[sys.argv[1]]
     setattr(holder, name, fault)
     worker.SLICE_RECORDS_MAX = 100
-    worker.SETTLED_AT_ONCE = 1
     signing_process.FEW = 20
     worker.run(read(os.environ))

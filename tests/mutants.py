@@ -34,14 +34,14 @@ MUTANTS = (
         "a replay takes a number",
         "lua/allocate.lua",
         "  if value then\n",
-        "  if value then\n    redis.call('HINCRBY', state.key, rendering[2][1], 1)\n",
+        "  if value then\n    redis.call('HINCRBY', state.shard.key, 'written', 1)\n",
         "tests/test_scripts.py",
     ),
     Mutant(
         "an id whose bucket is missing is new",
         "lua/index.lua",
-        "    ids.keys[id] = key\n",
-        "    ids.keys = {}\n",
+        "ids.lost or not found[2]\n",
+        "false\n",
         "tests/test_scripts.py -k deleted_key",
     ),
     Mutant(
@@ -61,29 +61,29 @@ MUTANTS = (
     Mutant(
         "a halted shard goes on",
         "lua/series.lua",
-        "  elseif shard[4] then\n",
-        "  elseif shard[4] == '' then\n",
+        "  elseif shard[3] then\n",
+        "  elseif shard[3] == '' then\n",
         "tests/test_scripts.py -k halted",
     ),
     Mutant(
         "a hash that is missing is zero",
         "lua/series.lua",
-        "if not shard[1] or not shard[2] or not shard[3] then",
-        "if not shard[1] or not shard[2] then",
+        "if not (h[4] and h[5] and h[6]) then",
+        "if not (h[5] and h[6]) then",
         "tests/test_scripts.py -k 'deleted_key or cannot_go_on'",
     ),
     Mutant(
         "an outbox that lacks items goes on",
         "lua/series.lua",
-        "if length ~= items then",
-        "if length > items then",
+        "length ~= waiting and",
+        "length > waiting and",
         "tests/test_scripts.py -k deleted",
     ),
     Mutant(
-        "settling drops one record too many",
+        "settling drops one item too many",
         "lua/settle.lua",
-        "first = text(upto) ..",
-        "first = text(upto + 1) ..",
+        "text(upto + 1))",
+        "text(upto + 2))",
         "tests/test_scripts.py tests/test_outbox.py -k settl",
     ),
     Mutant(
@@ -91,7 +91,7 @@ MUTANTS = (
         "lua/series.lua",
         "  return format('%d', number)\n",
         "  return '' .. number\n",
-        "tests/test_scripts.py -k largest",
+        "tests/test_scripts_explained.py -k digit_by_digit",
     ),
     Mutant(
         "everysec is accepted",
@@ -117,7 +117,7 @@ MUTANTS = (
     Mutant(
         "positions are not compared at a meeting",
         "src/seriatim/recovery.py",
-        "        check_positions(client, data, all_series)\n",
+        "        check_positions(client, data, all_series, found)\n",
         "",
         "tests/test_recovery.py -k 'copy or lost_part'",
     ),
@@ -139,7 +139,10 @@ MUTANTS = (
         "what is about to be committed is settled already",
         "src/seriatim/worker.py",
         "            self._store.commit(read.standing, slices)\n",
-        "            scripts.settle(self.client, read.standing, read.settled)\n"
+        "            upto, count = read.waiting.upto, read.waiting.count\n"
+        "            scripts.settle(\n"
+        "                self.client, read.standing, read.shard, after=read.waiting.after, upto=upto, count=count\n"
+        "            )\n"
         "            self._store.commit(read.standing, slices)\n",
         "tests/test_worker.py -k killed_at",
     ),

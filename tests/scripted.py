@@ -11,10 +11,10 @@ import redis
 import redis.asyncio
 from msgspec.structs import replace
 
-from seriatim import keyspace, scripts
+from seriatim import keyspace, outbox, scripts
 from seriatim.formats import Window
 from seriatim.groups import Group
-from seriatim.model import Entry, Numbering, Place, Series, Standing, fingerprint, uuid_bytes
+from seriatim.model import Entry, Numbering, Record, Series, Standing, fingerprint, uuid_bytes
 from stack import Valkey, new_id
 
 T = TypeVar("T")
@@ -79,11 +79,11 @@ def opened(server: Valkey, series: Series) -> Series:
     return series
 
 
-def stands(client: redis.Redis, shard: int, series: str) -> keyspace.At:
+def stands(client: redis.Redis, shard: int, series: str) -> keyspace.State:
     """Where Redis says that a series stands."""
-    packed = client.hget(keyspace.series_key(shard, series), "at")
+    packed = client.hget(keyspace.series_key(shard), series)
     assert isinstance(packed, bytes)
-    return keyspace.At.unpack(packed)
+    return keyspace.State.unpack(packed)
 
 
 def group(series: Series, ids: list[str], *days: str, mark: bytes = MARK, window: tuple[int, int] = ALWAYS) -> Group:
@@ -113,14 +113,23 @@ def said(reply: Any) -> list[Any]:
     if not isinstance(reply, keyspace.Issued):
         return list(reply)
     word = b"replayed" if reply.replayed else b"issued"
-    return [word, reply.position, reply.entry(""), reply.void]
+    return [word, reply.position, reply.entry(), reply.void]
 
 
-def settle(server: Valkey, series: Series, upto: Place) -> int:
-    """Settles a series up to a place; returns how many records are left."""
-    position, k = upto
-    (left,) = scripts.settle(server.client, STANDING, [replace(series, position=position, k=k)])
-    return left
+def settle(server: Valkey, items: int | None = None, *, shard: int = SHARD) -> int:
+    """Settles the first items of a shard's outbox, or all; returns how many records they have."""
+    after = scripts.settled(server.client, shard)
+    read = list(outbox.items(server.client, shard, after))[:items]
+    upto = keyspace.item_number(read[-1]) if read else after
+    count = sum(len(keyspace.part_records(part)) for item in read for part in item[1].items())
+    scripts.settle(server.client, STANDING, shard, after=after, upto=upto, count=count)
+    return count
+
+
+def records_of(server: Valkey, series: Series) -> list[Record]:
+    """What the outbox has of a series, read from its beginning."""
+    parts = outbox.parts(server.client, series.shard)
+    return [one for part in parts for one in keyspace.part_records(part) if one.series == series.id]
 
 
 def find_all(server: Valkey, series: Series, entries: list[str]) -> list[scripts.Found | None]:

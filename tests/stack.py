@@ -230,7 +230,16 @@ class Up:
     def settled(self) -> None:
         """Waits until every outbox is empty."""
         client = self.redis()
-        until(lambda: not list(client.scan_iter("*:dirty")), 60)
+        until(lambda: is_settled(client), 60)
+
+
+def is_settled(client: redis.Redis) -> bool:
+    """Whether every outbox is empty, and every shard says so."""
+    shards = list(client.scan_iter("{s*}:shard", count=10_000))
+    waiting = [client.hget(key, "backlog") for key in shards] + [
+        client.xlen(key.replace(b":shard", b":outbox")) for key in shards
+    ]
+    return all(not int(count or 0) for count in waiting)
 
 
 @contextmanager

@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine):
             assert [entry.position for entry in listed] == list(range(1, len(listed) + 1))
             assert [entry.previous_id for entry in listed] == [None, *(entry.id for entry in listed)][: len(listed)]
             view = self.run(front.definitions.get(self.company, series))
-            assert view.last_entry_id == (model.entries[-1][0] if model.entries else None)
+            assert view.state.last_id == (model.entries[-1][0] if model.entries else None)
             if model.entries:
                 assert view.last_index == listed[-1].number
                 last = self.run(ledger.entry(self.company, series, model.entries[-1][0]))

@@ -17,15 +17,17 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from core import drain_all, make_config, make_drainer, make_series, running_front
+from core import SHARDS, drain_all, make_config, make_drainer, make_series, running_front
 from faulty_changer import POINTS
+from scripted import stands
 from seriatim import definitions, keyspace, scripts
 from seriatim.config import Config
 from seriatim.definitions import SeriesView
 from seriatim.errors import Conflict, Halted, Invalid, NotFound
 from seriatim.http.app import Front
 from seriatim.ledger import Wanted
-from seriatim.model import Series, SeriesFields
+from seriatim.model import Series, SeriesFields, shard_of
+from seriatim.recovery import states
 from seriatim.store import Store
 from stack import Up, Valkey, entry_path, list_entries, new_id, put_series
 
@@ -119,6 +121,7 @@ def test_a_loaded_series_that_is_missing_halts(valkey: Valkey, store: Store, con
             # Given a series that the store calls loaded, gone from the server
             series = await make_series(front, company)
             await front.ledger.put_entry(company, series, Wanted(new_id()))
+            valkey.client.hdel(keyspace.series_key(shard_of(series, SHARDS)), series)
             for key in valkey.client.scan_iter(f"*{series}*"):
                 valkey.client.delete(key)
 
@@ -171,7 +174,8 @@ def test_a_change_that_a_crash_has_left_is_ended_from_the_store(
                 store.change_series(before, new)
             else:
                 marked_at = int(time.time() * 1000) - age_ms
-                valkey.client.hset(keyspace.series_key(before.shard, series), "changing", marked_at)
+                marked = replace(stands(valkey.client, before.shard, series), changing=marked_at)
+                valkey.client.hset(keyspace.series_key(before.shard), series, marked.pack())
 
             # When a number is asked for, then it follows the definition that the store holds
             entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
@@ -299,11 +303,8 @@ def test_a_change_is_whole_or_not_at_all_whenever_its_process_dies(  # noqa: PLR
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     time.sleep(0.1)
     asyncio.run(use(series))
-    assert not [
-        key
-        for key in valkey.client.scan_iter("*:series:*")
-        if valkey.client.hexists(key, "changing") and store.series(key.decode().rpartition(":")[2])
-    ]
+    standing = states(valkey.client, SHARDS)
+    assert not [name for name, state in standing.items() if state.changing and store.series(name)]
 
 
 def test_numbers_stay_whole_while_definitions_change_and_processes_die(directory: Path) -> None:

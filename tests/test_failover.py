@@ -26,10 +26,10 @@ from seriatim.http.app import Front
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, Why
 from seriatim.rebuild import Choice, Recovery
-from seriatim.recovery import places
+from seriatim.recovery import states
 from seriatim.signing import Signer
 from seriatim.store import Store
-from stack import Valkey, new_id, until
+from stack import Valkey, is_settled, new_id, until
 from test_worker import check
 
 SOCKET = ".s.PGSQL.5432"
@@ -118,10 +118,6 @@ def draining(valkey: Valkey, config: Config) -> Iterator[list[BaseException]]:
         store.close()
 
 
-def is_settled(valkey: Valkey) -> bool:
-    return not list(valkey.client.scan_iter("*:dirty"))
-
-
 async def ready(front: Front) -> tuple[int, Any]:
     answer = await front.readyz(cast("Request", None))
     return answer.status_code, json.loads(bytes(answer.body))
@@ -143,7 +139,7 @@ def test_a_database_that_is_killed_again_and_again_delays_and_loses_nothing(
                 await issue(front, told, 50)
                 assert (await ready(front))[0] == 200
                 database.start()
-            await asyncio.to_thread(until, lambda: is_settled(valkey), 40)
+            await asyncio.to_thread(until, lambda: is_settled(valkey.client), 40)
             return told
 
     # Given an API process and a worker
@@ -183,7 +179,7 @@ def test_connections_that_are_cut_at_any_time_lose_and_double_nothing(
                     await asyncio.sleep(0.01)
 
             await asyncio.gather(issue(front, told, 1000), cutting(), reading())
-            await asyncio.to_thread(until, lambda: is_settled(valkey), 40)
+            await asyncio.to_thread(until, lambda: is_settled(valkey.client), 40)
             return told
 
     # Given an API process and a worker
@@ -223,7 +219,7 @@ def test_a_worker_finds_out_what_became_of_a_commit_that_was_not_answered(
     # Then each record is in the store once
     assert proxy.cut == 3
     check(store, told)
-    assert is_settled(valkey)
+    assert is_settled(valkey.client)
 
 
 def test_a_database_that_hangs_holds_up_what_needs_it_and_nothing_else(
@@ -233,7 +229,7 @@ def test_a_database_that_hangs_holds_up_what_needs_it_and_nothing_else(
         async with running_front(config) as front:
             told = await begin(front)
             await issue(front, told, 10)
-            await asyncio.to_thread(until, lambda: is_settled(valkey))
+            await asyncio.to_thread(until, lambda: is_settled(valkey.client))
             company = front.store.create_company("other", "test").id
 
             # When the database hangs, and more requests wait for it than there are threads
@@ -255,7 +251,7 @@ def test_a_database_that_hangs_holds_up_what_needs_it_and_nothing_else(
 
             # And when it goes on, so does everything
             assert await asyncio.gather(*waiting) == [[]] * 50
-            await asyncio.to_thread(until, lambda: is_settled(valkey))
+            await asyncio.to_thread(until, lambda: is_settled(valkey.client))
             assert (await ready(front))[1]["checks"]["store"] == "ok"
             return told
 
@@ -443,7 +439,7 @@ def test_a_standby_that_lacks_what_was_settled_is_found_at_once_and_recovered(
             fresh: Told = {name: [] for name in told}
             await issue(front, fresh, 1)
             assert {entry.code for entries in fresh.values() for entry in entries} == {"T-41"}
-            assert set(places(valkey.client)) == set(told)
+            assert set(states(valkey.client, SHARDS)) == set(told)
 
     asyncio.run(run())
 

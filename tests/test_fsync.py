@@ -55,8 +55,8 @@ def heads(server: Traced) -> dict[bytes, bytes]:
     reader.feed(server.directory.redis_log.read_bytes())
     while (command := reader.gets()) is not False:
         if command[0] == b"XADD":
-            _, _, _, _, head, _, requests = command
-            found |= {request[:16]: head for request in run_requests(requests)}
+            runs = zip(command[3::2], command[4::2], strict=True)
+            found |= {request[:16]: head for head, requests in runs for request in run_requests(requests)}
     return found
 
 

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "signing": BASE,
     "signing_process": BASE | {"signing"},
     "allocator": BASE | {"keyspace", "groups", "scripts"},
-    "definitions": BASE | {"scripts", "registry", "store", "allocator"},
+    "definitions": BASE | {"keyspace", "scripts", "registry", "store", "allocator"},
     "ledger": BASE | {"keyspace", "scripts", "outbox", "store", "allocator", "definitions", "report"},
     "messages": BASE,
     "receipts": BASE | {"messages", "signing"},

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from core import SHARDS, drain_all, make_config, make_drainer, make_series, running_front
 from scripted import stands
-from seriatim import worker
+from seriatim import keyspace, worker
 from seriatim.config import Config
 from seriatim.definitions import SeriesView
 from seriatim.errors import Conflict, NotFound
@@ -67,7 +67,7 @@ def test_own_writes_are_read_at_every_moment(
                 )
                 assert [_unsettled(one) for one in listed] == written
                 assert _unsettled(read) == _unsettled(again) == entry
-                assert view.last_entry_id == entry.id
+                assert view.state.last_id == entry.id
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -231,9 +231,9 @@ def test_a_clock_that_is_set_back_across_midnight_leaves_a_series_on_its_last_da
             series = await make_series(front, company, fields)
             await front.ledger.put_entry(company, series, Wanted(new_id()))
             later_ms = int(time.time() * 1000) + 3 * 86_400_000
-            (key,) = valkey.client.scan_iter(f"*{series}", _type="hash")
-            at = stands(valkey.client, shard_of(series, SHARDS), series)
-            valkey.client.hset(key, "at", replace(at, time=later_ms).pack())
+            shard = shard_of(series, SHARDS)
+            later = replace(stands(valkey.client, shard, series), time=later_ms)
+            valkey.client.hset(keyspace.series_key(shard), series, later.pack())
             day = datetime.fromtimestamp(later_ms / 1000, UTC).date()
 
             # When numbers are asked for, at once and in a batch, and one is skipped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from core import SHARDS, drain_all, make_config, make_drainer, running_front
 from faulty_recovery import POINTS
 from seriatim import keyspace, rebuild
 from seriatim.errors import ConfigError, Halted, Invalid
 from seriatim.http.app import Front
+from seriatim.keyspace import State
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, SeriesFields, Skip, Why, canonical_meta, shard_of
 from seriatim.rebuild import Choice, Outcome
@@ -87,21 +90,35 @@ async def number(front: Front, rng: random.Random, numbered: Numbered, steps: in
                 entries.append(entry)
 
 
-def logical(valkey: Valkey) -> dict[bytes, Any]:
-    """What the server holds of series and companies, whatever its encoding, without what a worker keeps."""
-    found: dict[bytes, Any] = {}
-    for key in valkey.client.scan_iter(match="{s*"):
-        kind = cast("bytes", valkey.client.type(key))
-        if kind == b"hash":
-            found[key] = dict(cast("dict[bytes, bytes]", valkey.client.hgetall(key)))
-        elif kind == b"set":
-            found[key] = set(cast("set[bytes]", valkey.client.smembers(key)))
-        elif kind == b"stream":
-            found[key] = valkey.client.xrange(key)
+def logical(valkey: Valkey) -> dict[str, Any]:
+    """What the server holds of series and companies, in whatever way, without what a worker keeps."""
+    found: dict[str, Any] = {}
+    for key in map(bytes.decode, cast("list[bytes]", list(valkey.client.scan_iter(match="{s*", _type="hash")))):
+        content = cast("dict[bytes, bytes]", valkey.client.hgetall(key))
+        if key.endswith(":series"):
+            for name, packed in content.items():
+                found[name.decode()] = _standing(valkey, key, name.decode(), packed)
+        elif re.search(r":ids:[^:]*:\d+$", key):
+            found[key] = {entry: _indexed(value) for entry, value in content.items()}
+        elif not key.endswith(":counters"):
+            found[key] = content
     for shard in range(SHARDS):
-        for field in (b"epoch", b"generation", b"halted"):
-            found[keyspace.shard_key(shard).encode()].pop(field, None)
+        for field in (b"epoch", b"generation", b"halted", b"written", b"settled"):
+            found[keyspace.shard_key(shard)].pop(field, None)
     return found
+
+
+def _standing(valkey: Valkey, key: str, name: str, packed: bytes) -> tuple[State, dict[str, int]]:
+    """A series' state, and all its counters, wherever they are kept."""
+    state = State.unpack(packed)
+    aside = valkey.client.hgetall(f"{key.removesuffix('series')}ids:{name}:counters")
+    kept = {field.decode(): int(value) for field, value in cast("dict[bytes, bytes]", aside).items()}
+    return replace(state, item=0, counters={}), kept | state.counters
+
+
+def _indexed(value: bytes) -> tuple[bytes, int]:
+    """Fingerprint and position, without the item."""
+    return value[:8], int.from_bytes(value[8 : 4 + len(value) // 2])
 
 
 def sound(store: Store, numbered: Numbered) -> bool:
@@ -208,8 +225,9 @@ def test_data_of_another_version_is_built_anew_when_the_store_has_all_of_it(
 
     # When nothing waits any more, and nothing can be read, then all is built anew from the store
     before = logical(valkey)
-    for name in valkey.client.scan_iter(match="{s*}:series:*"):
-        valkey.client.hset(name, "at", "what another version keeps there")
+    for name in valkey.client.scan_iter(match="{s*}:series"):
+        for series in valkey.client.hkeys(name):
+            valkey.client.hset(name, series, "what another version keeps there")
     write_layout("another")
     outcome = recover(valkey, store)
     assert (outcome.recovered, outcome.saved, outcome.doubts) == (True, 0, [])

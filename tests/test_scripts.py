@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -20,11 +19,12 @@ from scripted import (
     group,
     make_series,
     opened,
+    records_of,
     settle,
     stands,
     told,
 )
-from seriatim import keyspace, scripts
+from seriatim import keyspace, outbox, scripts
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
 from seriatim.groups import Group
 from seriatim.model import COUNTER_MAX, Counted, Series, uuid_bytes
@@ -74,7 +74,7 @@ def test_no_number_of_a_call_is_too_long(server: Valkey) -> None:
     # Then those that fit are issued, in runs of their own, and the others refused
     assert replies[2:] == [[b"overflow", 4]] * 2
     assert [told(reply).code for reply in replies[:2]] == ["998", "999"]
-    assert server.client.xlen(keyspace.outbox_key(SHARD, series.id)) == 2
+    assert len(list(outbox.parts(server.client, SHARD))) == 2
 
 
 def test_more_digits_than_the_padding_are_written_in_full(server: Valkey) -> None:
@@ -146,15 +146,11 @@ def refused_series(server: Valkey) -> dict[str, tuple[Group, bytes]]:
         "unknown": (group(make_series(), [new_id()]), b"unloaded"),
         "past window": (group(good, [new_id()], window=(0, 1)), b"window"),
         "future window": (group(good, [new_id()], window=(2**51, 2**52)), b"window"),
-        "old definition": (group(make_like(newer, 1), [new_id()]), b"version"),
+        "old definition": (group(replace(newer, version=1), [new_id()]), b"version"),
         "tomorrow": (group(good, [new_id()], "2026-11-22"), b"future"),
         "yesterday": (group(used, [new_id()], "2026-11-20"), b"past"),
         "long": (group(long, [new_id()]), b"overflow"),
     }
-
-
-def make_like(series: Series, version: int) -> Series:
-    return replace(series, version=version)
 
 
 def test_refusals_leave_every_key_as_it_was(server: Valkey) -> None:
@@ -221,12 +217,9 @@ def test_a_strict_series_goes_neither_back_nor_ahead_and_forgets_what_is_over(se
     assert replies[3] == [b"past", b"2026-11-21"]
 
     # And the counter of a day that is over takes no more room, while its entry is still found
-    kept = set(server.client.hgetall(keyspace.series_key(SHARD, series.id)))
-    assert {name for name in kept if b"inc" in name} == {
-        b"incDaily:2026-11-21",
-        b"incMonthly:2026-11",
-        b"incYearly:2026",
-    }
+    kept = {"incDaily:2026-11-21": 1, "incMonthly:2026-11": 2, "incYearly:2026": 2}
+    assert stands(server.client, SHARD, series.id).counters == kept
+    assert not server.client.exists(keyspace.counters_key(SHARD, series.id))
     assert allocate(server, group(series, [known], "2026-11-20"))[0][:2] == [b"replayed", 1]
 
 
@@ -284,33 +277,32 @@ def test_a_full_backlog_refuses_only_what_does_not_fit(server: Valkey) -> None:
 
 
 def test_a_call_carries_series_of_several_shards(server: Valkey) -> None:
-    # Given series of two shards, in turn
-    here, there, also_here = (opened(server, make_series(shard=shard)) for shard in (SHARD, ELSEWHERE, SHARD))
+    # Given series of two shards
+    here, also_here, there = (opened(server, make_series(shard=shard)) for shard in (SHARD, SHARD, ELSEWHERE))
     known = new_id()
     assert allocated(server, group(there, [known])).turned_dirty == [ELSEWHERE]
 
     # When one call asks for numbers in all of them
-    groups = group(here, [new_id(), new_id()]), group(there, [new_id(), known]), group(also_here, [new_id()])
+    groups = group(here, [new_id(), new_id()]), group(also_here, [new_id()]), group(there, [new_id(), known])
     answered = allocated(server, *groups)
 
     # Then the replies are in the order of the groups
     assert [reply[:2] for reply in answered.replies] == [
         [b"issued", 1],
         [b"issued", 2],
+        [b"issued", 1],
         [b"issued", 2],
         [b"replayed", 1],
-        [b"issued", 1],
     ]
 
     # And each shard has its own series and records, and only what was clean has turned dirty
     assert answered.turned_dirty == [SHARD]
     assert (backlog(server, SHARD), backlog(server, ELSEWHERE)) == (3, 2)
-    dirty = {here.id.encode(), also_here.id.encode()}, {there.id.encode()}
-    assert tuple(server.client.smembers(keyspace.dirty_key(shard)) for shard in (SHARD, ELSEWHERE)) == dirty
+    assert [len(records_of(server, one)) for one in (here, also_here, there)] == [2, 1, 2]
 
     # And each is settled by itself
-    assert settle(server, here, (2, 0)) == 0
-    assert (backlog(server, SHARD), backlog(server, ELSEWHERE)) == (1, 2)
+    assert settle(server) == 3
+    assert (backlog(server, SHARD), backlog(server, ELSEWHERE)) == (0, 2)
 
 
 def test_a_call_that_only_repeats_turns_no_shard_dirty(server: Valkey) -> None:
@@ -320,7 +312,7 @@ def test_a_call_that_only_repeats_turns_no_shard_dirty(server: Valkey) -> None:
     groups = [group(series, [one]) for series, one in zip(both, ids, strict=True)]
     assert allocated(server, *groups).turned_dirty == [SHARD, ELSEWHERE]
     for series in both:
-        settle(server, series, (1, 0))
+        settle(server, shard=series.shard)
     before = server.dump()
 
     # When they are asked for again, then they are answered, and nothing has changed
@@ -351,6 +343,7 @@ def test_each_shard_has_room_for_itself(server: Valkey) -> None:
 SPOILT: dict[str, tuple[Callable[[Valkey, str], object], type[Exception]]] = {
     "lost": (lambda server, key: server.client.delete(key), Stale),
     "without a backlog": (lambda server, key: server.client.hdel(key, "backlog"), Stale),
+    "without the last item's number": (lambda server, key: server.client.hdel(key, "written"), Stale),
     "of another epoch": (lambda server, key: server.client.hset(key, "epoch", "another"), Stale),
     "of another generation": (lambda server, key: server.client.hset(key, "generation", "2"), Stale),
     "halted": (lambda server, key: server.client.hset(key, "halted", "the reason"), Halted),
@@ -376,16 +369,15 @@ def test_one_shard_that_cannot_go_on_refuses_the_whole_call(server: Valkey, shar
 
 KEYS: dict[str, Callable[[Series], str]] = {
     "shard": lambda _: keyspace.shard_key(SHARD),
-    "dirty": lambda _: keyspace.dirty_key(SHARD),
-    "series": lambda series: keyspace.series_key(SHARD, series.id),
-    "outbox": lambda series: keyspace.outbox_key(SHARD, series.id),
+    "series": lambda _: keyspace.series_key(SHARD),
+    "outbox": lambda _: keyspace.outbox_key(SHARD),
+    "counters": lambda series: keyspace.counters_key(SHARD, series.id),
     "bucket": lambda series: keyspace.index_prefix(SHARD, series.id) + ":0",
     "next bucket": lambda series: keyspace.index_prefix(SHARD, series.id) + ":1",
 }
 
 
-@pytest.mark.parametrize("planted", KEYS)
-@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(("planted", "used"), [(key, used) for key in KEYS for used in {False, key != "counters"}])
 def test_a_wrong_type_at_any_key_leaves_every_key_as_it_was(server: Valkey, planted: str, *, used: bool) -> None:
     # Given a series about to split its index, with a value of a wrong type at one of its keys
     series, near, far = (opened(server, make_series(shard=shard)) for shard in (SHARD, SHARD, ELSEWHERE))
@@ -399,14 +391,14 @@ def test_a_wrong_type_at_any_key_leaves_every_key_as_it_was(server: Valkey, plan
     # When numbers are asked for, beside those of sound series, enough for the index to split
     neighbours = [group(one, [new_id()]) for one in (near, far)]
     try:
-        replies = allocate(server, *neighbours, group(series, [new_id() for _ in range(50)]))
+        replies = allocate(server, group(series, [new_id() for _ in range(50)]), *neighbours)
     except Unavailable:
         # Then the call is refused and nothing has changed
         assert server.dump() == before
     else:
         # Or only the neighbours' numbers were issued, and the damage is named
-        assert {reply[0] for reply in replies[2:]} == {b"damaged"}
-        assert [reply[0] for reply in replies[:2]] == [b"issued", b"issued"]
+        assert {reply[0] for reply in replies[:-2]} == {b"damaged"}
+        assert [reply[0] for reply in replies[-2:]] == [b"issued", b"issued"]
         untouched = {name: value for name, value in before.items() if series.id.encode() in name}
         after = server.dump()
         assert {name: after.get(name) for name in untouched} == untouched
@@ -455,66 +447,73 @@ def test_a_record_deleted_from_the_outbox_is_noticed(server: Valkey) -> None:
         allocate(server, group(series, [new_id()]))
 
     # When the one in the middle disappears
-    server.client.xdel(keyspace.outbox_key(SHARD, series.id), "2-0")
+    server.client.xdel(keyspace.outbox_key(SHARD), "2-0")
 
-    # Then the series issues nothing, and settling it is refused
-    assert allocate(server, group(series, [new_id()]))[0][0] == b"damaged"
+    # Then the shard issues nothing, and settling it is refused
+    for one in (series, opened(server, make_series())):
+        assert allocate(server, group(one, [new_id()])) == [[b"damaged", b"the outbox holds 2 items instead of 3"]]
     with pytest.raises(Damaged, match="2 items instead of 3"):
-        settle(server, series, (3, 0))
+        settle(server)
 
 
-@pytest.mark.parametrize(("at_once", "kept"), [(5, [b"5-0"]), (1, [b"4-0", b"5-0"])])
-def test_settling_drops_exactly_what_is_committed_and_may_be_repeated(
-    server: Valkey, at_once: int, kept: list[bytes]
-) -> None:
-    # Given five entries that wait, in one item of the outbox or in five
+@pytest.mark.parametrize("spoilt", [SHARD, ELSEWHERE])
+def test_an_outbox_that_goes_on_takes_no_more(server: Valkey, spoilt: int) -> None:
+    # Given shards with an entry each, in one of which the outbox has gone on to an item that nobody wrote
+    here, there = (opened(server, make_series(shard=shard)) for shard in (SHARD, ELSEWHERE))
+    allocate(server, group(here, [new_id()]), group(there, [new_id()]))
+    outbox_key = keyspace.outbox_key(spoilt)
+    tag = outbox_key.removesuffix("outbox").encode()
+    server.client.xadd(outbox_key, {"a": "b"}, "7-0")
+    server.client.xdel(outbox_key, "7-0")
+
+    # When one call asks for numbers in both, then only the other shard issues
+    before = {name: value for name, value in server.dump().items() if name.startswith(tag)}
+    replies = allocate(server, *(group(one, [new_id(), new_id()]) for one in (here, there)))
+    words = [b"damaged" if one.shard == spoilt else b"issued" for one in (here, there) for _ in range(2)]
+    assert [reply[0] for reply in replies] == words
+    assert {name: value for name, value in server.dump().items() if name.startswith(tag)} == before
+
+
+@pytest.mark.parametrize("at_once", [5, 1])
+def test_settling_drops_exactly_what_is_committed_and_may_be_repeated(server: Valkey, at_once: int) -> None:
+    # Given entries that wait in two series of a shard, in two items of the outbox or in ten
+    both = [opened(server, make_series()) for _ in range(2)]
+    ids = [new_id() for _ in range(10)]
+    for start in range(0, 10, at_once):
+        allocate(server, group(both[start // 5], ids[start : start + at_once]))
+
+    # When those of the first are settled, twice
+    items = 5 // at_once
+    for _ in range(2):
+        scripts.settle(server.client, STANDING, SHARD, after=0, upto=items, count=5)
+
+    # Then what is left is what was not committed, whatever somebody says who has not heard of it
+    with pytest.raises(Stale):
+        scripts.settle(server.client, STANDING, SHARD, after=0, upto=items + 1, count=10)
+    assert [len(records_of(server, one)) for one in both] == [0, 5]
+    assert backlog(server, SHARD) == 5
+
+    # And when all are, then nothing is left, and the store answers for them
+    assert settle(server) == 5
+    assert (server.client.xlen(keyspace.outbox_key(SHARD)), backlog(server, SHARD)) == (0, 0)
+    replies = [allocate(server, group(one, ids[nth : nth + 5]))[4] for one, nth in zip(both, (0, 5), strict=True)]
+    assert replies == [[b"settled", 5, b""]] * 2
+
+
+@pytest.mark.parametrize(
+    ("after", "upto", "what"), [(0, 3, "at item 3, beyond 2"), (1, 2, "behind item 1 instead of 0")]
+)
+def test_what_the_store_cannot_have_settled_is_damage(server: Valkey, after: int, upto: int, what: str) -> None:
+    # Given two items that wait
     series = opened(server, make_series())
-    ids = [new_id() for _ in range(5)]
-    for start in range(0, 5, at_once):
-        allocate(server, group(series, ids[start : start + at_once]))
-    assert server.client.smembers(keyspace.dirty_key(SHARD)) == {series.id.encode()}
+    for _ in range(2):
+        allocate(server, group(series, [new_id()]))
 
-    # When three are settled, twice, and then all
-    left = [settle(server, series, (3, 0)) for _ in range(2)]
-    waiting = [name for name, _ in cast("Any", server.client.xrange(keyspace.outbox_key(SHARD, series.id)))]
-    left.append(settle(server, series, (5, 0)))
-    assert waiting == kept
-
-    # Then what is left is what was not committed, and a clean series leaves nothing behind
-    assert left == [2, 2, 0]
-    assert not server.client.exists(keyspace.outbox_key(SHARD, series.id))
-    assert not server.client.exists(keyspace.dirty_key(SHARD))
-    assert server.client.hget(keyspace.shard_key(SHARD), "backlog") == b"0"
-    assert allocate(server, group(series, ids))[4] == [b"settled", 5, b""]
-
-
-def test_the_store_ahead_of_redis_is_damage(server: Valkey) -> None:
-    # Given one entry
-    series = opened(server, make_series())
-    allocate(server, group(series, [new_id()]))
-
-    # When the store claims two, then settling is refused
-    with pytest.raises(Damaged, match="beyond 1-0"):
-        settle(server, series, (2, 0))
-
-
-def test_what_is_settled_together_is_settled_altogether_or_not_at_all(server: Valkey) -> None:
-    # Given entries that wait in two series of a shard
-    series = [opened(server, make_series()) for _ in range(2)]
-    for one in series:
-        allocate(server, group(one, [new_id(), new_id()]))
-    stored = [replace(one, position=2) for one in series]
-
-    # When the store claims more of the second than there is, then the first is not settled either
+    # When the store claims more, or not what comes first, then settling is refused and drops nothing
     before = server.dump()
-    with pytest.raises(Damaged, match=f"{series[1].id} cannot be settled: .* beyond 2-0"):
-        scripts.settle(server.client, STANDING, [stored[0], replace(series[1], position=3)])
+    with pytest.raises(Damaged, match=what):
+        scripts.settle(server.client, STANDING, SHARD, after=after, upto=upto, count=1)
     assert server.dump() == before
-
-    # And when it claims what there is, then both are
-    assert scripts.settle(server.client, STANDING, [replace(series[0], position=1), stored[1]]) == [1, 0]
-    assert server.client.smembers(keyspace.dirty_key(SHARD)) == {series[0].id.encode()}
-    assert backlog(server, SHARD) == 1
 
 
 def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None:
@@ -529,7 +528,7 @@ def test_another_epoch_or_generation_is_stale_everywhere(server: Valkey) -> None
     with pytest.raises(Stale):
         find_all(server, series, [new_id()])
     with pytest.raises(Stale):
-        settle(server, series, (0, 0))
+        scripts.settle(server.client, STANDING, SHARD, after=0, upto=0, count=0)
     with pytest.raises(Stale):
         scripts.install(server.client, STANDING, series, opened=True)
     with pytest.raises(Stale):
@@ -577,7 +576,7 @@ def test_a_definition_change_blocks_new_ids_until_the_new_version_is_there(serve
     assert scripts.change(server.client, STANDING, series, unused=True)[0] == "changing"
 
     # When the new version is installed
-    changed = make_like(series, 2)
+    changed = replace(series, version=2)
     assert scripts.install(server.client, STANDING, changed, opened=True)
 
     # Then it issues, an older version does not come back, and a used series' numbering is fixed

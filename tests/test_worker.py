@@ -18,14 +18,15 @@ from msgspec.structs import replace
 
 from core import SHARDS, drain_all, make_config, make_drainer, make_series, running_front
 from faulty_worker import POINTS
-from seriatim import keyspace, scripts, worker
+from seriatim import keyspace, worker
+from seriatim.config import Config
 from seriatim.errors import Damaged, Stale
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, Series
 from seriatim.signing import JsonWebKeySet
 from seriatim.store import Slice, Store
 from seriatim.verify import audit_store
-from stack import SERIATIM, Up, Valkey, entry_path, list_entries, new_id, put_entry, put_series, until
+from stack import SERIATIM, Up, Valkey, entry_path, is_settled, list_entries, new_id, put_entry, put_series, until
 
 SERIES = 3
 ENTRIES = 300
@@ -95,8 +96,7 @@ def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(valkey: Valkey, s
 
     # Then the store holds everything once, and the outboxes are empty
     check(store, told)
-    assert not list(valkey.client.scan_iter("*:outbox:*"))
-    assert not list(valkey.client.scan_iter("*:dirty"))
+    assert is_settled(valkey.client)
 
 
 def test_a_dead_workers_shard_is_free_again_after_some_seconds(up: Up) -> None:
@@ -182,16 +182,13 @@ def test_the_store_refuses_a_worker_that_is_behind(valkey: Valkey, store: Store)
 
 
 def test_a_store_that_ends_inside_a_run_goes_on_from_there(valkey: Valkey, store: Store) -> None:
-    # Given entries that were issued together, of which the store has the first two, and once the outbox was told so
+    # Given entries that were issued together, of which the store has the first two
     told = asyncio.run(issue(valkey, store, entries=5))
     drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
-    settled, *_ = told
     for name, entries in told.items():
         series = store.series(name)
         assert series is not None
         store.commit(drainer._meet(), [sign(drainer, series, entries[:2])])
-        if name == settled:
-            assert scripts.settle(valkey.client, drainer._meet(), [replace(series, position=2)]) == [3]
 
     # When the server is met again after a restart, and a worker drains
     valkey.kill()
@@ -200,8 +197,7 @@ def test_a_store_that_ends_inside_a_run_goes_on_from_there(valkey: Valkey, store
 
     # Then the store has the others, too, and nothing waits
     check(store, told)
-    assert not list(valkey.client.scan_iter("*:outbox:*"))
-    assert scripts.backlog(valkey.client, SHARDS) == 0
+    assert is_settled(valkey.client)
 
 
 def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(valkey: Valkey, store: Store) -> None:
@@ -255,7 +251,7 @@ def test_wake_ups_are_few_and_may_be_lost_or_repeated(up: Up) -> None:
         redis_client = up.redis()
         assert redis_client.llen(f"rq:queue:{worker.QUEUE}") <= 2
         redis_client.delete(f"rq:queue:{worker.QUEUE}")
-        for shard in range(16):
+        for shard in range(Config().shards):
             for _ in range(3):
                 worker.wake(redis_client, shard)
         redis_client.delete(f"rq:queue:{worker.QUEUE}")
@@ -272,7 +268,7 @@ def test_locks_of_dead_workers_end_though_the_clock_was_set_back(up: Up) -> None
         # Given locks that workers had when they died, before Redis' clock was set back by minutes
         series = put_series(client)
         with up.redis() as redis_client:
-            for shard in range(16):
+            for shard in range(Config().shards):
                 redis_client.set(f"{keyspace.shard_key(shard)}:lock", "dead", px=25 * 60_000)
 
         # When an entry comes in, then it is settled in seconds
@@ -333,7 +329,7 @@ def test_a_worker_hurries_for_other_shards_only(valkey: Valkey, monkeypatch: pyt
 def test_shards_take_turns(valkey: Valkey, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given records that wait in a shard, and a queue
     told = asyncio.run(issue(valkey, store, entries=5))
-    shard = next(number for number in range(SHARDS) if valkey.client.exists(keyspace.dirty_key(number)))
+    shard = next(number for number in range(SHARDS) if valkey.client.xlen(keyspace.outbox_key(number)))
     drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
     monkeypatch.setattr(worker, "_queue", valkey.client)
     reads: list[int] = []
@@ -349,7 +345,7 @@ def test_shards_take_turns(valkey: Valkey, store: Store, monkeypatch: pytest.Mon
     worker.wake(valkey.client, shard + 1)
     assert drainer.drain(shard)
     assert reads == [shard]
-    assert not valkey.client.exists(keyspace.dirty_key(shard))
+    assert not valkey.client.xlen(keyspace.outbox_key(shard))
 
     # When none waits, then a shard is looked through to the end
     valkey.client.delete(f"rq:queue:{worker.QUEUE}")
@@ -363,8 +359,7 @@ def test_a_shard_that_has_more_than_a_slice_goes_on(
 ) -> None:
     # Given six series in four shards: in one of them more than a slice has, while others wait
     told = asyncio.run(issue(valkey, store, entries=5)) | asyncio.run(issue(valkey, store, entries=5))
-    monkeypatch.setattr(worker, "SLICE_SERIES_MAX", 1)
-    monkeypatch.setattr(worker, "SETTLED_AT_ONCE", 1)
+    monkeypatch.setattr(worker, "SLICE_RECORDS_MAX", 1)
     monkeypatch.setattr(worker, "GATHER_S", 60.0)
     drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
 

@@ -26,7 +26,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store_url: str = "sqlite:///store.db"
     signing_key: str = "signing-key.json"
     issuer: Annotated[str, Meta(min_length=1, max_length=255)] = "seriatim"
-    shards: Annotated[int, Meta(ge=1, le=1000)] = 16
+    shards: Annotated[int, Meta(ge=1, le=1000)] = 8
     ack: Literal["fsync", "memory"] = "fsync"
     body_bytes_max: Annotated[int, POSITIVE] = 256 * 1024
     in_flight_max: Annotated[int, POSITIVE] = 1000

@@ -23,7 +23,8 @@ from seriatim import formats, scripts
 from seriatim.allocator import Gate, Uninstalled
 from seriatim.errors import Conflict, Damaged, Invalid, NotFound, Stale, Unavailable
 from seriatim.formats import Preview
-from seriatim.model import Defaults, Numbering, Series, SeriesFields, Standing, shard_of
+from seriatim.keyspace import State
+from seriatim.model import Defaults, Numbering, Series, SeriesFields, Standing, shard_of, uuid_bytes
 from seriatim.registry import now_ms
 from seriatim.scripts import Standings
 from seriatim.store import NewSeries, Store
@@ -58,13 +59,15 @@ class SeriesView(msgspec.Struct, frozen=True):
     """A series and how far it has come, the outbox included; what is next is of today's periods."""
 
     series: Series
-    position: int
-    used: bool
-    """Whether there are records, which fix the numbering."""
+    state: State
     last_index: int
-    last_entry_id: str | None
     next_number: int
     next_code: str
+
+    @property
+    def used(self) -> bool:
+        """Whether there are records, which fix the numbering."""
+        return any(self.state.place)
 
 
 class DefaultsUninstalled(Uninstalled):
@@ -199,7 +202,8 @@ class Definitions:
         series = await asyncio.to_thread(self._read_own, company, series_id)
         try:
             self._gate.require()
-            values, used, reached_ms = await scripts.counters(self._client, series)
+            values, state = await scripts.counters(self._client, series)
+            used, reached_ms = state.position > 0, state.time
         except Unavailable:
             values = (await asyncio.to_thread(self._store.counters, [series]))[series.id]
             used, reached_ms = series.position > 0, 0
@@ -238,7 +242,7 @@ class Definitions:
             ]
             time_ms, known = await scripts.standings(self._client, asked)
             held = [
-                _today(series, max(time_ms, at.reached_ms if at else 0))
+                _today(series, max(time_ms, at.state.time if at else 0))
                 for series, at in zip(listed, known, strict=True)
             ]
             if held == days:
@@ -251,8 +255,8 @@ class Definitions:
         views = []
         for series in listed:
             entry = last.get((series.id, series.position))
-            number, last_id = (entry.number, entry.id) if entry else (0, None)
-            at = Standings(series.place, number, last_id, 0, values[series.id])
+            number, last_id = (entry.number, uuid_bytes(entry.id)) if entry else (0, b"")
+            at = Standings(State(position=series.position, k=series.k, number=number, id=last_id), values[series.id])
             views.append(_seen(series, _today(series, now_ms()), at))
         return views
 
@@ -506,11 +510,10 @@ def _today(series: Series, time_ms: int) -> date:
 
 
 def _seen(series: Series, today: date, at: Standings | None) -> SeriesView:
-    at = at or Standings((0, 0), 0, None, 0, {})
-    position, _ = at.place
-    (number, *_), code = formats.ahead(series.numbering, today, at.values, used=position > 0)
-    last_index = at.number if position else series.numbering.start or 0
-    return SeriesView(series, position, any(at.place), last_index, at.last_id, number, code)
+    state, values = (at.state, at.values) if at else (State(), {})
+    (number, *_), code = formats.ahead(series.numbering, today, values, used=state.position > 0)
+    last_index = state.number if state.position else series.numbering.start or 0
+    return SeriesView(series, state, last_index, number, code)
 
 
 def _new_series(

@@ -11,7 +11,7 @@ import msgspec
 
 from seriatim import formats
 from seriatim.formats import Window
-from seriatim.keyspace import Rendering, dirty_key, index_prefix, outbox_key, series_key, shard_key
+from seriatim.keyspace import Rendering, shard_keys
 from seriatim.model import Numbering, Series
 
 
@@ -35,14 +35,9 @@ class Group:
             self.stretches.append((rendering, []))
         self.stretches[-1][1].extend(requests)
 
-    def keys(self) -> tuple[str, str, str]:
-        """Returns the group's keys, as allocate.lua takes them."""
-        shard, name = self.series.shard, self.series.id
-        return series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name)
-
 
 _pack = msgspec.msgpack.Encoder().encode
-_group = struct.Struct(">HHdH").pack
+_group = struct.Struct(">HdH").pack
 _stretch = struct.Struct(">HH").pack
 
 
@@ -65,7 +60,7 @@ def rendered(numbering: Numbering, day: date, claimed: bool = False) -> bytes:  
     """Returns a rendering as allocate.lua takes it, packed."""
     kept = rendering(numbering, day, claimed=claimed)
     said = msgspec.json.encode(kept).decode()
-    return _pack((kept.date, kept.fields, kept.counted, numbering.padding, claimed, said))
+    return _pack((kept.date, " ".join(kept.fields), kept.counted, numbering.padding, claimed, said))
 
 
 def rendering(numbering: Numbering, day: date, *, claimed: bool = False) -> Rendering:
@@ -77,22 +72,28 @@ def rendering(numbering: Numbering, day: date, *, claimed: bool = False) -> Rend
     return Rendering(made.date, made.fields, code, counted, claimed)
 
 
-def packed(groups: Sequence[Group]) -> tuple[list[str], list[int], bytes, bytes]:
-    """Returns the keys of a call, the shards that it touches, and its last two arguments."""
-    keys: list[str] = []
+def packed(groups: Sequence[Group]) -> tuple[list[str], list[int], list[bytes | str]]:
+    """Returns the keys of a call, the shards that it touches, and its last arguments.
+
+    Raises:
+        ValueError: the groups are not in the order of their shards.
+    """
     shards: dict[int, int] = {}
+    before = 0
     rules: dict[bytes, int] = {}
     renderings: dict[bytes, int] = {}
     parts: list[bytes] = []
     for group in groups:
-        keys += group.keys()
         series = group.series
-        shard = shards.setdefault(series.shard, len(shards) + 1)
+        if series.shard < before:
+            raise ValueError("groups must be in the order of their shards")
+        before = series.shard
+        shards[series.shard] = shards.get(series.shard, 0) + 1
         applying = rules.setdefault(ruled(series.numbering, group.window), len(rules) + 1)
-        parts.append(_group(shard, applying, series.version, len(group.stretches)))
+        parts.append(_group(applying, series.version, len(group.stretches)))
         for rendering, requests in group.stretches:
             parts.append(_stretch(renderings.setdefault(rendering, len(renderings) + 1), len(requests)))
             parts += requests
-    keys = [key for shard in shards for key in (shard_key(shard), dirty_key(shard))] + keys
-    common = _pack((len(shards), list(map(msgspec.Raw, rules)), list(map(msgspec.Raw, renderings))))
-    return keys, list(shards), common, b"".join(parts)
+    keys = [key for shard in shards for key in shard_keys(shard)]
+    common = _pack((list(shards.values()), list(map(msgspec.Raw, rules)), list(map(msgspec.Raw, renderings))))
+    return keys, list(shards), [common, b"".join(parts), *[group.series.id for group in groups]]

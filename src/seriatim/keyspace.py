@@ -2,20 +2,18 @@
 
 Keys of a shard share the hash tag `{sNNN}`, so that a script finds all its keys on one node of a cluster:
 
-    {s017}:shard               hash: epoch, generation, layout, backlog; halted with its reason when allocation is
-                               stopped
-    {s017}:dirty               set: ids of the series whose outbox holds records
-    {s017}:series:<id>         hash: version, open, on (whether it is active), changing; at, see At; last, the latest
-                               date, and behind it the last entry's id (16 bytes); and the counters, such as inc or
-                               incYearly:2026. Every idle series keeps these, and every call reads them: few and short
-    {s017}:outbox:<id>         stream of items. A run is an item of entries that were issued together: its id is
-                               <position of the last one>-0, its fields are h, what they share, and e, what was asked
-                               for, see allocate.lua. A skip or a void is an item of its own, <position>-<k>, k >= 1,
-                               with the fields w which of the two, t created (ms), r reason, u actor, and n counter,
-                               a from, b to; or v the voided position. Positions of a run are taken at once: nothing
-                               stands inside it
-    {s017}:ids:<id>:<bucket>   hash: the id index, see index.lua
+    {s017}:shard               hash: epoch, generation, layout; backlog, how many records the outbox holds; written, the
+                               last item of the outbox, and settled, the one up to which all are in the store and
+                               dropped; halted with its reason when allocation is stopped
+    {s017}:series              hash: a series' id -> its state, see State. Every idle series keeps it, and every call
+                               reads it
+    {s017}:outbox              stream of items <n>-0, n = 1, 2, ..., in the order in which calls made them. An item
+                               has runs of entries, each a pair of what they share (the head) and what was asked for,
+                               see allocate.lua; or it has one skip or void: note, and behind that msgpack, see Note
+    {s017}:ids:<id>:<bucket>   hash: the id index of a series, see index.lua
     {s017}:ids:<id>:voids      hash: voided position -> msgpack, see void.lua
+    {s017}:ids:<id>:counters   hash: last values of the counters that the last entry did not raise, such as those of
+                               other periods
     {s017}:company:<id>        hash: version, open, changing, claims, and default:<type>, the bytes of a series' id
     {s017}:claims:<id>:<bucket>   hash: the index of claims, see claim.lua
 """
@@ -31,13 +29,14 @@ import msgspec
 
 from seriatim.errors import Damaged
 from seriatim.formats import counted
-from seriatim.model import Entry, Record, Series, Skip, Void, uuid_text
+from seriatim.model import Entry, Place, Record, Series, Skip, Void, uuid_text
 
-LAYOUT = "2"
+LAYOUT = "3"
 """Which of the ways to keep all this: whoever changes what keys or values mean raises it."""
 RUN_MAX = 32
-"""How many entries an item holds at most, as allocate.lua has it."""
+"""How many entries a run holds at most, as allocate.lua has it."""
 DAY_BYTES = len("2026-11-28")
+SERIES_BYTES = 36
 
 
 def shard_key(shard: int) -> str:
@@ -45,23 +44,29 @@ def shard_key(shard: int) -> str:
     return f"{{s{shard:03d}}}:shard"
 
 
-def dirty_key(shard: int) -> str:
-    """Returns the key of a shard's set of dirty series."""
-    return f"{{s{shard:03d}}}:dirty"
+def series_key(shard: int) -> str:
+    """Returns the key of the hash of a shard's series."""
+    return f"{{s{shard:03d}}}:series"
 
 
-def series_key(shard: int, series_id: str) -> str:
-    """Returns the key of a series' hash."""
-    return f"{{s{shard:03d}}}:series:{series_id}"
+def outbox_key(shard: int) -> str:
+    """Returns the key of a shard's outbox."""
+    return f"{{s{shard:03d}}}:outbox"
 
 
-def outbox_key(shard: int, series_id: str) -> str:
-    """Returns the key of a series' outbox."""
-    return f"{{s{shard:03d}}}:outbox:{series_id}"
+@lru_cache(maxsize=1024)
+def shard_keys(shard: int) -> tuple[str, str, str, str]:
+    """Returns a shard's keys, and what those of its series begin with, as allocate.lua takes them."""
+    return shard_key(shard), series_key(shard), outbox_key(shard), index_prefix(shard, "")
+
+
+def series_keys(shard: int, series_id: str) -> tuple[str, str, str, str]:
+    """Returns a shard's keys, and what those of one series begin with, as scripts for one series take them."""
+    return shard_key(shard), series_key(shard), outbox_key(shard), index_prefix(shard, series_id)
 
 
 def index_prefix(shard: int, series_id: str) -> str:
-    """Returns what the keys of a series' id index and voids begin with."""
+    """Returns what the keys begin with that a series has for itself."""
     return f"{{s{shard:03d}}}:ids:{series_id}"
 
 
@@ -80,55 +85,76 @@ def voids_key(series: Series) -> str:
     return f"{index_prefix(series.shard, series.id)}:voids"
 
 
-_at = struct.Struct(">dIdIIdddI")
+def counters_key(shard: int, series_id: str) -> str:
+    """Returns the key of the hash of a series' counters that are kept aside."""
+    return f"{index_prefix(shard, series_id)}:counters"
 
 
-class At(msgspec.Struct, frozen=True):
+_state = struct.Struct(">BBdddIIdddBB")
+
+
+class State(msgspec.Struct, frozen=True):
     """Where a series stands.
 
     Args:
+        open: numbers may be asked for.
+        active: and new ones are issued.
+        version: of its definition, which
+        changing: has been under change since this time (ms), if not 0.
         position: of its last record, with
         k: which tells that from others at this position.
-        settled: the position up to which the store has all entries, and
-        settled_k: at it, up to this k all skips and voids.
-        items: how many the outbox holds.
-        notes: how many of them are skips and voids.
         claims: how many entries came here because the series was their company's default.
         time: of the last record, in ms.
         number: of the last entry.
+        item: the last item of the outbox that has a record of it.
+        date: of the last entry, or a later one from which a strict series goes on; empty before.
+        id: of the last entry (16 bytes), or empty.
+        counters: the last values of those that the last entry raised.
     """
 
+    open: bool = False
+    active: bool = True
+    version: int = 1
+    changing: int = 0
     position: int = 0
     k: int = 0
-    settled: int = 0
-    items: int = 0
-    notes: int = 0
     claims: int = 0
     time: int = 0
     number: int = 0
-    settled_k: int = 0
+    item: int = 0
+    date: str = ""
+    id: bytes = b""
+    counters: dict[str, int] = {}
+
+    @property
+    def place(self) -> Place:
+        """Its last record's."""
+        return self.position, self.k
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of its last entry."""
+        return uuid_text(self.id) if self.id else None
 
     @classmethod
-    def unpack(cls, packed: bytes) -> At:
+    def unpack(cls, packed: bytes) -> State:
         """Returns what series.lua has packed."""
-        return cls(*map(int, _at.unpack(packed)))
+        is_open, active, *numbers, last, count = _state.unpack_from(packed)
+        at = _state.size + 8 * count
+        values = struct.unpack_from(f">{count}d", packed, _state.size)
+        names = packed[at + last :].decode().split()
+        counters = dict(zip(names, map(int, values), strict=True))
+        date = packed[at : at + min(last, DAY_BYTES)].decode()
+        last_id = packed[at + DAY_BYTES : at + last]
+        return cls(is_open == 1, active == 1, *map(int, numbers), date, last_id, counters)  # type: ignore[call-arg, arg-type]
 
     def pack(self) -> bytes:
         """Returns it as series.lua packs it."""
-        return _at.pack(*msgspec.structs.astuple(self))
-
-
-def last_id(last: bytes | None) -> str | None:
-    """Returns the id of a series' last entry, of what its hash has in `last`."""
-    return uuid_text(last[DAY_BYTES:]) if last and len(last) > DAY_BYTES else None
-
-
-def _note(series_id: str, position: int, k: int, fields: dict[bytes, bytes]) -> Skip | Void:
-    said = (fields[b"r"].decode(), fields[b"u"].decode(), int(fields[b"t"]))
-    if fields[b"w"] == b"void":
-        return Void(series_id, position, k, int(fields[b"v"]), *said)
-    counter, _, period = fields[b"n"].decode().partition(":")
-    return Skip(series_id, position, k, counter, period, int(fields[b"a"]), int(fields[b"b"]), *said)
+        numbers = (self.version, self.changing, self.position, self.k, self.claims, self.time, self.number, self.item)
+        last = self.date.encode() + self.id
+        head = _state.pack(self.open, self.active, *numbers, len(last), len(self.counters))
+        values = struct.pack(f">{len(self.counters)}d", *self.counters.values())
+        return head + values + last + " ".join(self.counters).encode()
 
 
 class Rendering(msgspec.Struct, frozen=True, cache_hash=True, array_like=True):
@@ -150,12 +176,22 @@ class Rendering(msgspec.Struct, frozen=True, cache_hash=True, array_like=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What entries share that were issued one behind the other; `previous` is the id (16 bytes) before them, or empty.
+    """What entries share that were issued one behind the other.
 
-    The values are those of the first entry's counters: each entry raises all of them by one.
+    Args:
+        series: its id.
+        first: position of the first entry.
+        k: of the record before that.
+        count: how many they are.
+        time: when they were issued, in ms.
+        previous: the id (16 bytes) before them, or empty.
+        values: those of the first entry's counters: each entry raises all of them by one.
+        rendering: what they have from their date.
     """
 
+    series: str
     first: int
+    k: int
     count: int
     time: int
     previous: bytes
@@ -164,23 +200,25 @@ class Run(msgspec.Struct, frozen=True):
 
 
 _rendering = lru_cache(maxsize=4096)(msgspec.json.Decoder(Rendering).decode)
-_head = struct.Struct(">ddHBB")
+_head = struct.Struct(">36sdIddHBB")
 
 
-def unpack_run(head: bytes, name: str = "A run in an outbox") -> Run:
+def unpack_run(head: bytes) -> Run:
     """Returns what allocate.lua has packed as the head of a run.
 
     Raises:
         Damaged: it is not whole.
     """
     try:
-        first, time, count, previous, values = _head.unpack_from(head)
+        series, first, k, time, _, count, previous, values = _head.unpack_from(head)
         firsts = struct.unpack_from(f">{values}d", head, _head.size)
         begin = _head.size + 8 * values
         rendering = _rendering(head[begin + previous :])
     except (struct.error, msgspec.DecodeError):
-        raise Damaged(f"{name} is cut short.") from None
-    return Run(int(first), count, int(time), head[begin : begin + previous], tuple(map(int, firsts)), rendering)
+        of = head[:SERIES_BYTES].decode(errors="replace")
+        raise Damaged(f"A run in the outbox of series {of} is cut short.") from None
+    before, counters = head[begin : begin + previous], tuple(map(int, firsts))
+    return Run(series.decode(), int(first), k, count, int(time), before, counters, rendering)
 
 
 _length = struct.Struct(">I").pack
@@ -233,12 +271,12 @@ class Issued(msgspec.Struct, frozen=True, gc=False):
         nth = self.nth
         return [value + nth for value in self.run.values]
 
-    def entry(self, series_id: str) -> Entry:
+    def entry(self) -> Entry:
         """Returns the entry, without its void."""
         run, rendering, values = self.run, self.run.rendering, self.values()
         sig, meta = self.carried()
         return Entry(
-            series=series_id,
+            series=run.series,
             id=uuid_text(self.request[:16]),
             position=self.position,
             code=rendering.code % tuple([values[field - 1] for field in rendering.counted]),
@@ -270,8 +308,9 @@ def pack_void(void: Void) -> bytes:
 
 
 def pack_indexed(fingerprint: bytes, position: int) -> bytes:
-    """Returns the value of an entry's id in the index, as index.lua packs it."""
-    return fingerprint + position.to_bytes(max(1, (position.bit_length() + 7) // 8))
+    """Returns the value of a settled entry's id in the index, as index.lua packs it."""
+    packed = position.to_bytes(max(1, (position.bit_length() + 7) // 8))
+    return fingerprint + packed + bytes(len(packed))
 
 
 def run_requests(requests: bytes) -> list[bytes]:
@@ -285,21 +324,60 @@ def run_requests(requests: bytes) -> list[bytes]:
     return found if at == len(requests) else []
 
 
-def item_records(series_id: str, item: Any, after: int = 0) -> Sequence[Record]:
-    """Returns the records of an item; of a run, the entries behind position `after`.
+def item_number(item: Any) -> int:
+    """Returns the number of an item."""
+    stream_id, _ = item
+    return int(stream_id.partition(b"-")[0])
+
+
+def part_series(part: tuple[bytes, bytes]) -> str:
+    """Returns the series of a part of an item: of a run, or of a skip or void."""
+    name, content = part
+    return _note(content).series if name == b"note" else name[:SERIES_BYTES].decode()
+
+
+def part_places(part: tuple[bytes, bytes]) -> tuple[Place, Place]:
+    """Returns the places of the record before a part of an item, and of the last that it has.
 
     Raises:
-        Damaged: the run is not whole.
+        Damaged: a run is not whole.
     """
-    stream_id, fields = item
-    position, k = map(int, stream_id.split(b"-"))
-    if k:
-        return [_note(series_id, position, k, fields)]
-    name = f"The run of entries up to {position} in the outbox of series {series_id}"
-    run = unpack_run(fields.get(b"h", b""), name)
-    requests = run_requests(fields[b"e"])
-    if not len(requests) == run.count == position - run.first + 1:
-        raise Damaged(f"{name} is cut short.")
-    begin = max(0, after - run.first + 1)
+    name, content = part
+    if name == b"note":
+        position, k = _note(content).place
+        return (position, k - 1), (position, k)
+    run, _ = _run(name, content)
+    return (run.first - 1, run.k), (run.first + run.count - 1, 0)
+
+
+def part_records(part: tuple[bytes, bytes]) -> Sequence[Record]:
+    """Returns the records of a part of an item.
+
+    Raises:
+        Damaged: a run is not whole.
+    """
+    name, content = part
+    if name == b"note":
+        return [_note(content)]
+    run, requests = _run(name, content)
     before = [run.previous, *(request[:16] for request in requests)]
-    return [Issued(run, nth, requests[nth], before[nth]).entry(series_id) for nth in range(begin, run.count)]
+    return [Issued(run, nth, requests[nth], before[nth]).entry() for nth in range(run.count)]
+
+
+def _run(head: bytes, content: bytes) -> tuple[Run, list[bytes]]:
+    """Returns a run and its requests."""
+    run, requests = unpack_run(head), run_requests(content)
+    if len(requests) != run.count:
+        raise Damaged(f"The run of entries from {run.first} in the outbox of series {run.series} is cut short.")
+    return run, requests
+
+
+def _note(packed: bytes) -> Skip | Void:
+    """Returns a skip or a void as series.append has packed it."""
+    series, position, k, _, what, *said = msgspec.msgpack.decode(packed)
+    if what == "void":
+        voids, created_at, reason, actor = said
+        return Void(series, position, k, voids, reason, actor, created_at)
+    field, first, last, created_at, reason, actor = said
+    counter, _, period = field.partition(":")
+    return Skip(series, position, k, counter, period, first, last, reason, actor, created_at)

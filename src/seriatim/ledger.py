@@ -343,16 +343,19 @@ class Ledger:
         Raises:
             Unavailable: an entry is not in the store, and Redis cannot be asked.
         """
-        wanted = [(view.series, view.position) for view in views if view.position]
+        wanted = [(view.series, view.state.position, view.state.item) for view in views if view.state.position]
         refused: Unavailable | None = None
         waiting: list[Entry] = []
         try:
             self._gate.require()
-            waiting = await entries_at(self._client, wanted)
+            waiting, behind = await entries_at(self._client, wanted)
+            for series, position in behind:
+                entries, _ = await self._waiting_entries(series, position - 1, 1)
+                waiting += entries
         except Unavailable as error:
             refused = error
         found = {entry.series: entry for entry in waiting}
-        settled = {series: [position] for series, position in wanted if series.id not in found}
+        settled = {series: [position] for series, position, _ in wanted if series.id not in found}
         stored = await asyncio.to_thread(self._store.entries_at, settled)
         found |= {entry.series: entry for entry in stored.values()}
         if refused is not None and len(found) < len(wanted):
@@ -481,4 +484,4 @@ def _check_days(numbering: Numbering, wanted: Sequence[Wanted], *, batch: bool) 
 
 def _told(series: Series, issued: Issued) -> tuple[Entry, bool]:
     void = keyspace.unpack_void(series.id, issued.position, issued.void)
-    return _with_void(issued.entry(series.id), void), issued.replayed
+    return _with_void(issued.entry(), void), issued.replayed

@@ -1,126 +1,175 @@
-"""The outbox of a series: records that Redis holds and the store does not yet."""
+"""The outbox of a shard: records that Redis holds and the store does not yet, in the order in which calls made them.
+
+A worker reads it from its beginning. Who wants the records of one series goes the other way: each item says which one
+before it has some.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import ceil
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 import redis
 import redis.asyncio
 
-from seriatim.errors import Stale
-from seriatim.keyspace import RUN_MAX, item_records, outbox_key, shard_key, voids_key
-from seriatim.model import Entry, Place, Record, Series, Standing, follows
+from seriatim import scripts
+from seriatim.errors import Damaged, Stale
+from seriatim.keyspace import RUN_MAX, item_number, outbox_key, part_records, part_series, shard_key
+from seriatim.model import Entry, Place, Record, Series, Standing
 from seriatim.scripts import answered, translated
 
-
-class Reading:
-    """The records of an outbox behind a place, in rounds, as an item may hold one record or many.
-
-    The first round asks for no more items than could be needed, a later one for as many as those before let expect,
-    or twice as many as the one before. What is settled between two rounds is gone from the outbox, and the store has
-    it with all before it: these are then left out, so that the records always follow one another.
-    """
-
-    def __init__(self, series_id: str, place: Place, limit: int) -> None:
-        self.series_id = series_id
-        self.records: list[Record] = []
-        self.ended = False
-        self._after = place
-        self._limit = limit
-        self._count = max(2, limit // RUN_MAX)
-        self._items = 0
-
-    def range(self) -> tuple[str, str, int]:
-        """Returns what XRANGE is to be asked for."""
-        position, k = self.records[-1].place if self.records else self._after
-        return f"({position}-{k}", "+", self._count
-
-    def take(self, items: Any) -> None:
-        """Takes the answer to it.
-
-        Raises:
-            Damaged: a run is not whole.
-        """
-        for number, item in enumerate(items):
-            found = item_records(self.series_id, item, self._after[0])
-            if number == 0 and self.records and not follows(self.records[-1].place, found[0].place):
-                self.records.clear()
-            self.records += found
-            self._items += 1
-            if len(self.records) >= self._limit:
-                break
-        self.ended = len(items) < self._count or len(self.records) >= self._limit
-        if not self.ended:
-            likely = ceil((self._limit - len(self.records)) * self._items / len(self.records))
-            self._count = min(2 * self._count, likely)
+ITEMS_AT_ONCE = 1000
 
 
 class Outbox(msgspec.Struct, frozen=True):
-    """Records that the store may lack, in order, and whether entries of the series are void."""
+    """Records of a series that the store may lack, in order, and whether entries of the series are void."""
 
     records: list[Record]
     voids: bool
 
 
+class Slice(msgspec.Struct, frozen=True):
+    """The records of some items of a shard, by their series, each in its order.
+
+    Args:
+        after: the item behind which they were read.
+        upto: the last of them.
+        count: how many records they have.
+        records: those, by the series' ids.
+    """
+
+    after: int
+    upto: int
+    count: int
+    records: dict[str, list[Record]]
+
+
 async def records_after(
     client: redis.asyncio.Redis, standing: Standing, series: Series, place: Place, limit: int
 ) -> Outbox:
-    """Returns up to `limit` records of the outbox behind `place`.
+    """Returns up to `limit` records of a series that are in the outbox behind `place`.
+
+    What is settled meanwhile is gone from the outbox, and the store has it with all before it: that is left out, so
+    that the records always follow one another.
 
     Raises:
         Stale, Damaged, Unavailable.
     """
-    reading = Reading(series.id, place, limit)
-    while True:
-        pipeline = client.pipeline(transaction=False)
-        pipeline.hmget(shard_key(series.shard), ["epoch", "generation"])
-        pipeline.xrange(outbox_key(series.shard, series.id), *reading.range())
-        pipeline.exists(voids_key(series))
-        async with answered():
-            under, items, voids = await pipeline.execute()
-        if under != [standing.epoch.encode(), b"%d" % standing.generation]:
-            raise Stale
-        reading.take(items)
-        if reading.ended:
-            return Outbox(reading.records[:limit], bool(voids))
+    wanted, following, voids = await scripts.trace(client, standing, series, None, place)
+    while following:
+        more, following, voids = await scripts.trace(client, standing, series, following, place)
+        wanted += more
+    wanted.reverse()
+    records: list[Record] = []
+    while wanted and len(records) < limit:
+        count = max(2, (limit - len(records)) // RUN_MAX)
+        asked, wanted = wanted[:count], wanted[count:]
+        for found in await _items(client, standing, series.shard, asked):
+            if found is None:
+                records.clear()
+            else:
+                records += [record for record in _of(series.id, found) if record.place > place]
+    return Outbox(records[:limit], voids)
 
 
-async def entries_at(client: redis.asyncio.Redis, wanted: Sequence[tuple[Series, int]]) -> list[Entry]:
-    """Returns those of some entries, by series and position, that are in an outbox."""
+async def entries_at(
+    client: redis.asyncio.Redis, wanted: Sequence[tuple[Series, int, int]]
+) -> tuple[list[Entry], list[tuple[Series, int]]]:
+    """Returns those of some entries that an outbox has, given their series, position, and the series' last item.
+
+    The second value has those of which that item has later records only.
+    """
     pipeline = client.pipeline(transaction=False)
-    for series, position in wanted:
-        pipeline.xrange(outbox_key(series.shard, series.id), f"{position}-0", "+", 1)
+    for series, _, item in wanted:
+        pipeline.xrange(outbox_key(series.shard), item, item)
     async with answered():
         found = await pipeline.execute()
-    return [
-        record
-        for (series, position), items in zip(wanted, found, strict=True)
-        for item in items
-        for record in item_records(series.id, item, position - 1)
-        if isinstance(record, Entry) and record.position == position
-    ]
+    entries: list[Entry] = []
+    behind: list[tuple[Series, int]] = []
+    for (series, position, _), at_item in zip(wanted, found, strict=True):
+        for item in at_item:
+            at = [one for one in _of(series.id, item) if isinstance(one, Entry) and one.position == position]
+            entries += at
+            behind += [] if at else [(series, position)]
+    return entries, behind
 
 
-def records_of(client: redis.Redis, shard: int, after: Mapping[str, Place], limit: int) -> dict[str, list[Record]]:
-    """Returns records of some outboxes of a shard behind a place of each series, by the ids of the series.
-
-    They are about `limit` in all: runs are not divided. (0, 0) is the place before the first record.
+def read(client: redis.Redis, shard: int, after: int, limit: int) -> Slice:
+    """Returns about `limit` records of a shard, behind item `after`: items are not divided.
 
     Raises:
         Unavailable.
         Damaged: a run is not whole.
     """
-    share = max(1, limit // len(after))
-    readings = [Reading(name, place, share) for name, place in after.items()]
-    while asking := [reading for reading in readings if not reading.ended]:
-        pipeline = client.pipeline(transaction=False)
-        for reading in asking:
-            pipeline.xrange(outbox_key(shard, reading.series_id), *reading.range())
+    upto, count = after, 0
+    records: dict[str, list[Record]] = {}
+    for item in items(client, shard, after, max(2, limit // RUN_MAX)):
+        upto = item_number(item)
+        for part in item[1].items():
+            found = part_records(part)
+            records.setdefault(part_series(part), []).extend(found)
+            count += len(found)
+        if count >= limit:
+            break
+    return Slice(after, upto, count, records)
+
+
+def items(client: redis.Redis, shard: int, after: int = 0, at_once: int = ITEMS_AT_ONCE) -> Iterator[Any]:
+    """Returns the items of a shard behind one, read so many `at_once` at first, and later twice as many each time.
+
+    Raises:
+        Unavailable.
+    """
+    while True:
         with translated():
-            replies = pipeline.execute()
-        for reading, items in zip(asking, replies, strict=True):
-            reading.take(items)
-    return {reading.series_id: reading.records for reading in readings}
+            some: Any = client.xrange(outbox_key(shard), f"({after}", "+", at_once)
+        yield from some
+        if len(some) < at_once:
+            return
+        after, at_once = item_number(some[-1]), min(2 * at_once, ITEMS_AT_ONCE)
+
+
+def parts(client: redis.Redis, shard: int) -> Iterator[tuple[bytes, bytes]]:
+    """Returns the runs, skips and voids that a shard has, in their order.
+
+    Raises:
+        Unavailable.
+    """
+    return (part for item in items(client, shard) for part in item[1].items())
+
+
+def check_length(client: redis.Redis, shard: int) -> None:
+    """Checks that a shard has all the items that are not settled.
+
+    Raises:
+        Damaged: some are lost, or there are more.
+        Unavailable.
+    """
+    with translated():
+        pipeline = client.pipeline(transaction=False)
+        pipeline.hmget(shard_key(shard), ["written", "settled"])
+        pipeline.xlen(outbox_key(shard))
+        (written, settled), length = pipeline.execute()
+    if length != int(written or 0) - int(settled or 0):
+        expected = int(written or 0) - int(settled or 0)
+        raise Damaged(f"The outbox of shard {shard} holds {length} items instead of {expected}.")
+
+
+async def _items(client: redis.asyncio.Redis, standing: Standing, shard: int, wanted: Iterable[int]) -> list[Any]:
+    """Returns some items of a shard, None for those that are settled."""
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hmget(shard_key(shard), ["epoch", "generation"])
+    for item in wanted:
+        pipeline.xrange(outbox_key(shard), item, item)
+    async with answered():
+        under, *found = await pipeline.execute()
+    if under != [standing.epoch.encode(), b"%d" % standing.generation]:
+        raise Stale
+    return [at_item[0] if at_item else None for at_item in found]
+
+
+def _of(series_id: str, item: Any) -> list[Record]:
+    """Returns the records that an item has of a series."""
+    parts = (part for part in item[1].items() if part_series(part) == series_id)
+    return [record for part in parts for record in part_records(part)]

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -23,6 +24,7 @@ from seriatim import clients, formats, keyspace, outbox, recovery, scripts, sign
 from seriatim.clients import Server
 from seriatim.config import Config
 from seriatim.errors import ConfigError, Damaged, Halted, Invalid, Stale
+from seriatim.keyspace import State
 from seriatim.model import (
     COUNTER_MAX,
     Entry,
@@ -45,7 +47,7 @@ T = TypeVar("T")
 
 ACTOR = "recover"
 UNDER_WAY = "A recovery is under way. If none runs, run `seriatim recover` again."
-RECORDS_A_SLICE = 2000
+PARTS_A_SLICE = 100
 IDS_A_CALL = 500
 KEYS_A_CALL = 1000
 SAY_SERIES = 1000
@@ -208,24 +210,22 @@ class Recovery:
         """Brings into the store what outboxes hold behind it; returns how many records."""
         standing = Standing(data.epoch, data.generation)
         saved = 0
-        for one in self._store.list_series():
-            series = one
-            while fresh := self._fresh(series):
-                series = self._commit(standing, series, fresh)
-                saved += len(fresh)
+        known = {one.id: one for one in self._store.list_series()}
+        for shard in range(data.shards):
+            for some in _slices(outbox.parts(self._client, shard), PARTS_A_SLICE):
+                for name, records in _whole(some).items():
+                    if name in known and (fresh := self._fresh(known[name], records)):
+                        known[name] = self._commit(standing, known[name], fresh)
+                        saved += len(fresh)
         if saved:
             self._say(f"{saved:,} records that only Redis held are in the store")
         return saved
 
-    def _fresh(self, series: Series) -> list[Record]:
-        """Returns records of an outbox that follow the store's, as far as they are whole."""
-        try:
-            read = outbox.records_of(self._client, series.shard, {series.id: series.place}, RECORDS_A_SLICE)
-        except Damaged:
-            return []
+    def _fresh(self, series: Series, records: Sequence[Record]) -> list[Record]:
+        """Returns those of some records that follow the store's."""
         place, last = series.place, self._last_entry(series)
         before, fresh = last and last.id, list[Record]()
-        for record in read[series.id]:
+        for record in records:
             if record.place <= place:
                 continue
             if not follows(place, record.place) or (isinstance(record, Entry) and record.previous_id != before):
@@ -251,29 +251,33 @@ class Recovery:
 
     def _doubts(self, data: DataSet, everything: str | None) -> list[Doubt]:
         """Returns the series of which Redis does not show that the store has all."""
-        places = recovery.places(self._client)
+        states = recovery.states(self._client, data.shards)
         known = self._store.list_series()
-        lacking = sorted(places.keys() - {one.id for one in known})
-        doubts = [_unknown(name, places[name]) for name in lacking if places[name].position or places[name].k]
+        lacking = sorted(states.keys() - {one.id for one in known})
+        doubts = [_unknown(name, states[name]) for name in lacking if any(states[name].place)]
         loaded = [one for one in known if one.loaded_epoch == data.epoch or any(one.place)]
         for some in _slices(loaded, KEYS_A_CALL):
             settled = self._store.counters(some)
-            for series, kept in zip(some, self._kept(some), strict=True):
+            for series, kept in zip(some, self._kept(some, states), strict=True):
                 why = everything or _unlike(series, kept)
                 if why:
                     doubts.append(_doubt(series, why, settled[series.id], kept))
         return doubts
 
-    def _kept(self, some: Sequence[Series]) -> list[_Kept | None]:
+    def _kept(self, some: Sequence[Series], states: dict[str, State]) -> list[_Kept | None]:
         """Returns of each series what Redis says of its place and of its first counter; None when it is missing."""
         pipeline = self._client.pipeline(transaction=False)
         for series in some:
-            pipeline.hmget(keyspace.series_key(series.shard, series.id), ["at", _first_counter(series)])
+            pipeline.hget(keyspace.counters_key(series.shard, series.id), _first_counter(series))
             pipeline.exists(f"{keyspace.index_prefix(series.shard, series.id)}:0")
         with scripts.translated():
             replies = pipeline.execute()
-        found = zip(replies[::2], replies[1::2], strict=True)
-        return [_Kept.read(at, number) if at and indexed else None for (at, number), indexed in found]
+        found: list[_Kept | None] = []
+        for series, aside, indexed in zip(some, replies[::2], replies[1::2], strict=True):
+            state, field = states.get(series.id), _first_counter(series)
+            last = int(aside) if aside else None
+            found.append(_Kept(state.place, state.counters.get(field, last)) if state and indexed else None)
+        return found
 
     def _check(self, choice: Choice, doubts: Sequence[Doubt]) -> None:
         numbers = {one.series: one.number for one in doubts}
@@ -368,7 +372,7 @@ class Recovery:
     def _restore(self, standing: Standing, series: Series, claims: _Claims) -> None:
         scripts.install(self._client, standing, series, opened=False)
         shard, name = series.shard, series.id
-        keys = (keyspace.shard_key(shard), keyspace.series_key(shard, name), keyspace.index_prefix(shard, name))
+        keys = (keyspace.shard_key(shard), keyspace.series_key(shard), keyspace.index_prefix(shard, name))
         done = 0
         for some in _slices(self._store.indexed(series), IDS_A_CALL):
             ids: list[bytes] = []
@@ -376,42 +380,47 @@ class Recovery:
                 ids += (uuid_bytes(entry), keyspace.pack_indexed(fingerprint, position))
                 if claimed:
                     claims.add(series, entry)
-            scripts.restore(self._client, standing, keys, counted="at", before=done, entries=ids, fields={})
+            scripts.restore(self._client, standing, keys, counted=name, before=done, entries=ids)
             done += len(some)
         if done != series.position:
             raise Damaged(f"The store holds {done} entries of series {name}, and says {series.position}.")
         notes = self._store.notes(series)
         voids = {str(one.voids): keyspace.pack_void(one) for one in notes if isinstance(one, Void)}
-        if voids:
-            with scripts.translated():
+        state, aside = self._state(series, notes)
+        with scripts.translated():
+            if voids:
                 self._client.hset(keyspace.voids_key(series), mapping=cast("dict[Any, Any]", voids))
-        fields = self._fields(series, notes)
-        scripts.restore(self._client, standing, keys, counted="at", before=done, entries=[], fields=fields)
+            if aside:
+                self._client.hset(keyspace.counters_key(shard, name), mapping=cast("dict[Any, Any]", aside))
+        scripts.restore(self._client, standing, keys, counted=name, before=done, entries=[], state=state.pack())
 
-    def _fields(self, series: Series, notes: Sequence[Skip | Void]) -> dict[str, str | bytes | int]:
-        """Returns what a series' hash holds beside its position once it is open.
+    def _state(self, series: Series, notes: Sequence[Skip | Void]) -> tuple[State, dict[str, int]]:
+        """Returns where a series stands once it is open, and the counters that are kept aside.
 
         A recovery left out numbers of the day on which it was. Those of days before could still be issued again, was
         a strict series not kept from going back to them.
         """
         entry, last = self._last_entry(series), self._last_record(series)
-        at = keyspace.At(
-            position=series.position,
-            k=series.k,
-            settled=series.position,
-            settled_k=series.k,
-            claims=series.claims,
-            time=last.created_at if last else 0,
-            number=entry.number if entry else 0,
-        )
-        fields: dict[str, str | bytes | int] = {"at": at.pack()}
         day = entry.date if entry else ""
         left_out = [note.created_at for note in notes if isinstance(note, Skip) and note.actor == ACTOR]
         if left_out and series.numbering.chronology == "strict":
             day = max(day, formats.window(series.numbering.timezone, max(left_out)).today.isoformat())
-        if day:
-            fields["last"] = day.encode() + (uuid_bytes(entry.id) if entry else b"")
-        return fields | _current(series, self._store.counters([series])[series.id]) | {"open": 1}
+        counters = _current(series, self._store.counters([series])[series.id])
+        raised = [formats.field(one) for one in entry.numbers] if entry else []
+        state = State(
+            open=True,
+            active=series.active,
+            version=series.version,
+            position=series.position,
+            k=series.k,
+            claims=series.claims,
+            time=last.created_at if last else 0,
+            number=entry.number if entry else 0,
+            date=day,
+            id=uuid_bytes(entry.id) if entry else b"",
+            counters={field: counters.pop(field) for field in raised if field in counters},
+        )
+        return state, counters
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -419,12 +428,6 @@ class _Kept(msgspec.Struct, frozen=True):
 
     place: Place
     number: int | None
-
-    @classmethod
-    def read(cls, packed: bytes, number: bytes | None) -> _Kept:
-        """Returns what two fields of the series' hash say."""
-        at = keyspace.At.unpack(packed)
-        return cls((at.position, at.k), None if number is None else int(number))
 
 
 class _Claims:
@@ -465,7 +468,7 @@ class _Claims:
             keyspace.claims_prefix(shard, company),
         )
         waiting = self._waiting[company]
-        scripts.restore(self._client, self._standing, keys, counted="claims", before=done, entries=waiting, fields={})
+        scripts.restore(self._client, self._standing, keys, counted="claims", before=done, entries=waiting)
         self._restored[company] += len(waiting) // 2
         self._waiting[company] = []
 
@@ -474,6 +477,15 @@ def _slices(values: Iterable[T], length: int) -> Iterator[list[T]]:
     rest = iter(values)
     while some := list(islice(rest, length)):
         yield some
+
+
+def _whole(parts: Sequence[tuple[bytes, bytes]]) -> dict[str, list[Record]]:
+    """Returns the records of those parts of items that are whole, by their series."""
+    found: dict[str, list[Record]] = {}
+    for part in parts:
+        with suppress(Damaged):
+            found.setdefault(keyspace.part_series(part), []).extend(keyspace.part_records(part))
+    return found
 
 
 def _first_counter(series: Series) -> str:
@@ -507,8 +519,8 @@ def _doubt(series: Series, why: str, settled: dict[str, int], kept: _Kept | None
     return Doubt(series.id, series.position, field, _next_number(series, max(known, default=None)), why)
 
 
-def _unknown(name: str, at: keyspace.At) -> Doubt:
-    why = f"the store has lost the series itself, in which {at.position:,} entries were issued"
+def _unknown(name: str, state: State) -> Doubt:
+    why = f"the store has lost the series itself, in which {state.position:,} entries were issued"
     return Doubt(name, 0, "", 1, why)
 
 

@@ -15,17 +15,18 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
+import msgspec
 import redis
 import structlog
 
-from seriatim import clients, keyspace, scripts
+from seriatim import clients, keyspace, outbox, scripts
 from seriatim.allocator import CLOCK_SKEW_MS_MAX, LAPSED, Gate
 from seriatim.clients import Server
 from seriatim.config import Config
-from seriatim.errors import Halted, Stale, Unavailable
-from seriatim.model import Series, Standing, place_text, shard_of
+from seriatim.errors import Damaged, Halted, Stale, Unavailable
+from seriatim.model import Place, Series, Standing, place_text, shard_of
 from seriatim.store import DataSet, Store
 
 log = structlog.stdlib.get_logger(__name__)
@@ -148,7 +149,8 @@ def _meet(client: redis.Redis, seen: Sequence[Server], store: Store) -> Standing
         _check_shards(client, data)
         if not _is_compared_with(client, server):
             log.info("met a new database", server=server)
-            check_settled(client, store)
+            found = held(client, data.shards)
+            check_settled(store.list_series(), found)
             note_compared(client, server)
         return Standing(data.epoch, data.generation)
     log.info("met a new server", run_id=name, generation=data.generation)
@@ -175,9 +177,10 @@ def examine(client: redis.Redis, seen: Sequence[Server], store: Store, data: Dat
     if is_promoted(seen, data):
         raise Halted(PROMOTED_ADVICE)
     try:
-        check_settled(client, store)
         all_series = store.list_series()
-        check_positions(client, data, all_series)
+        found = held(client, data.shards)
+        check_settled(store.list_series(), found)  # what is settled meanwhile is there when it is read again
+        check_positions(client, data, all_series, found)
         check_claims(client, data, all_series, store.loaded_companies(data.epoch))
     except Halted:
         if store.data_set() != data:  # another process has met the server, and what was read is old
@@ -268,8 +271,68 @@ def _unfit(shard: int, how: str) -> Halted:
     return Halted(reasons[how])
 
 
-def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Series]) -> None:
-    """Checks that Redis is not behind the store: every series is there, with every record that the store lacks.
+class Held(msgspec.Struct, frozen=True):
+    """What Redis holds of a series.
+
+    Args:
+        state: where it stands.
+        settled: the place up to which Redis was told that the store has all, and has dropped them from the outbox.
+        reached: the place up to which the outbox has all behind that.
+    """
+
+    state: keyspace.State
+    settled: Place
+    reached: Place
+
+
+def held(client: redis.Redis, shards: int) -> dict[str, Held]:
+    """Returns what Redis holds of each series.
+
+    Raises:
+        Halted: it has lost items of an outbox.
+        Unavailable: the server does not answer.
+    """
+    found: dict[str, Held] = {}
+    for shard in range(shards):
+        placed = _states(client, shard)  # first: what is issued meanwhile is in the outbox when that is read
+        found |= {name: Held(state, state.place, state.place) for name, state in placed.items()}
+        for name, (settled, reached) in _waiting(client, shard).items():
+            if name in placed:
+                found[name] = Held(placed[name], settled, reached)
+    return found
+
+
+def states(client: redis.Redis, shards: int) -> dict[str, keyspace.State]:
+    """Returns where each series stands that Redis holds.
+
+    Raises:
+        Unavailable: the server does not answer.
+    """
+    return {name: state for shard in range(shards) for name, state in _states(client, shard).items()}
+
+
+def _states(client: redis.Redis, shard: int) -> dict[str, keyspace.State]:
+    with scripts.translated():
+        pairs = list(client.hscan_iter(keyspace.series_key(shard), count=CHECK_SERIES))
+    return {name.decode(): keyspace.State.unpack(packed) for name, packed in pairs}
+
+
+def _waiting(client: redis.Redis, shard: int) -> dict[str, tuple[Place, Place]]:
+    """Returns of each series that the outbox of a shard has the place before its records there, and their last one."""
+    found: dict[str, tuple[Place, Place]] = {}
+    try:
+        outbox.check_length(client, shard)
+        for part in outbox.parts(client, shard):
+            name, (before, last) = keyspace.part_series(part), keyspace.part_places(part)
+            settled, reached = found.get(name, (before, before))
+            found[name] = settled, last if before == reached else reached
+    except Damaged as damage:
+        raise _too_old(f"Redis is behind the store: {damage.message}".removesuffix(".")) from None
+    return found
+
+
+def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Series], found: dict[str, Held]) -> None:
+    """Checks that Redis is not behind the store, as that was before: every series is there, with every record.
 
     Raises:
         Halted: it is; names the series.
@@ -280,77 +343,40 @@ def check_positions(client: redis.Redis, data: DataSet, all_series: Sequence[Ser
         some = loaded[start : start + CHECK_SERIES]
         pipeline = client.pipeline(transaction=False)
         for one in some:
-            outbox = keyspace.outbox_key(one.shard, one.id)
-            pipeline.hget(keyspace.series_key(one.shard, one.id), "at")
-            pipeline.xlen(outbox)
-            pipeline.xrange(outbox, count=1)
-            pipeline.xrevrange(outbox, count=1)
             pipeline.exists(f"{keyspace.index_prefix(one.shard, one.id)}:0")
         with scripts.translated():
             replies = pipeline.execute()
-        for number, one in enumerate(some):
-            what = _behind(one, replies[number * 5 : number * 5 + 5])
+        for one, indexed in zip(some, replies, strict=True):
+            what = _behind(one, found.get(one.id) if indexed else None)
             if what:
                 raise _too_old(f"Redis is behind the store in series {one.id}: {what}")
 
 
-def _behind(one: Series, replies: Sequence[Any]) -> str | None:
-    packed, length, first, last, indexed = replies
-    if packed is None or not indexed:
+def _behind(one: Series, kept: Held | None) -> str | None:
+    if kept is None:
         return "the series is missing"
-    at = keyspace.At.unpack(packed)
-    place = at.position, at.k
+    place = kept.state.place
     if place < one.place:
         return f"it stands at {place_text(place)}, the store at {place_text(one.place)}"
-    if length != at.items:
-        return f"its outbox holds {length} items instead of {at.items}"
-    if place == one.place:
-        return None
-    ends = [keyspace.item_records(one.id, items[0]) for items in (first, last) if items]
-    if not ends or ends[0][0].place > (one.position + 1, 0) or ends[-1][-1].place != place:
-        return f"records between {place_text(one.place)} and {place_text(place)} are in neither"
+    if kept.reached < place:
+        return f"records between {place_text(kept.reached)} and {place_text(place)} are in neither"
     return None
 
 
-def check_settled(client: redis.Redis, store: Store) -> None:
-    """Checks that the store holds what Redis was told it does, and has dropped. It may do so while both are in use.
+def check_settled(all_series: Sequence[Series], found: dict[str, Held]) -> None:
+    """Checks that the store, as it was after, holds what Redis was told it does, and has dropped.
 
     Raises:
         Halted: the store has lost records; names the series.
-        Unavailable: the server or the store does not answer.
     """
-    found = places(client)  # first: what is settled meanwhile is in the store when that is read
-    held = {one.id: one.place for one in store.list_series()}
-    for name, at in found.items():
-        settled = at.settled, at.settled_k
-        lost = settled > held.get(name, (0, 0))
-        if lost or (at.position and name not in held):
-            ends = place_text(held[name]) if name in held else "nothing"
+    places = {one.id: one.place for one in all_series}
+    for name, kept in found.items():
+        if kept.settled > places.get(name, (0, 0)) or (kept.state.position and name not in places):
+            ends = place_text(places[name]) if name in places else "nothing"
             raise Halted(
-                f"The store has lost records of series {name}: it has had them up to {place_text(settled)}, and ends "
-                f"at {ends}. Put the store's newest data back."
+                f"The store has lost records of series {name}: it has had them up to {place_text(kept.settled)}, and "
+                f"ends at {ends}. Put the store's newest data back."
             )
-
-
-def places(client: redis.Redis) -> dict[str, keyspace.At]:
-    """Returns where each series stands that Redis holds.
-
-    Raises:
-        Unavailable: the server does not answer.
-    """
-    pattern = keyspace.series_key(0, "*").replace("000", "*")
-    found: dict[str, keyspace.At] = {}
-    with scripts.translated():
-        keys = list(client.scan_iter(match=pattern, count=CHECK_SERIES))
-        for start in range(0, len(keys), CHECK_SERIES):
-            some = keys[start : start + CHECK_SERIES]
-            pipeline = client.pipeline(transaction=False)
-            for key in some:
-                pipeline.hget(key, "at")
-            named = [key.decode().rpartition(":")[2] for key in some]
-            pairs = zip(named, pipeline.execute(), strict=True)
-            found |= {name: keyspace.At.unpack(packed) for name, packed in pairs if packed}
-    return found
 
 
 def check_claims(client: redis.Redis, data: DataSet, all_series: Sequence[Series], companies: Sequence[str]) -> None:

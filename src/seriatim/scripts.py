@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -26,17 +26,16 @@ from seriatim.formats import Window
 from seriatim.groups import Group, packed, rendered, ruled
 from seriatim.keyspace import (
     LAYOUT,
-    At,
     Issued,
     Rendering,
     Run,
+    State,
     claims_prefix,
     company_key,
-    dirty_key,
-    index_prefix,
-    last_id,
+    counters_key,
     outbox_key,
     series_key,
+    series_keys,
     shard_key,
     unpack_run,
     unpack_void,
@@ -60,7 +59,7 @@ FOLDERS = (Path(__file__).parent / "lua", Path(__file__).parents[2] / "lua")
 
 NAMES = (
     *("allocate", "change", "claim", "defaults", "enroll", "find"),
-    *("install", "remove", "restore", "settle", "skip", "void"),
+    *("install", "remove", "restore", "settle", "skip", "trace", "void"),
 )
 
 
@@ -119,6 +118,10 @@ async def answered() -> AsyncIterator[None]:
     with translated():
         async with asyncio.timeout(ANSWER_S):
             yield
+
+
+TRACED_AT_ONCE = 200
+"""So many items, each of which is read, that others do not wait for long."""
 
 
 def load(server: redis.Redis, standing: Standing) -> None:
@@ -181,7 +184,7 @@ class Allocated(msgspec.Struct, frozen=True):
         return told
 
 
-_REFUSED = Run(0, 0, 0, b"", (), Rendering("", (), "", (), claimed=False))
+_REFUSED = Run("", 0, 0, 0, 0, b"", (), Rendering("", (), "", (), claimed=False))
 """Of entries that were not issued after all, as their batch is refused."""
 
 
@@ -200,13 +203,14 @@ async def allocate(
 ) -> Allocated:
     """Issues numbers in series of any shards; see allocate.lua for the replies.
 
-    With `atomic` one refused request refuses all. On a Redis Cluster, the series of a call must be of one shard.
+    Groups are in the order of their shards; on a Redis Cluster, all are of one. With `atomic` one refused request
+    refuses all.
 
     Raises:
         Stale, Halted, Unavailable.
     """
-    keys, shards, common, requests = packed(groups)
-    arguments = (str(backlog_max), str(int(atomic)), common, requests)
+    keys, shards, said = packed(groups)
+    arguments = (str(backlog_max), str(int(atomic)), *said)
     asked = [request for group in groups for _, stretch in group.stretches for request in stretch]
     return _answered(await _evaluate(client, "allocate", keys, standing, *arguments), shards, asked)
 
@@ -238,12 +242,11 @@ async def skip(  # noqa: PLR0913 -- as its script takes them
         Stale, Halted, Unavailable.
     """
     shard, name = series.shard, series.id
-    keys = (shard_key(shard), dirty_key(shard), series_key(shard, name), outbox_key(shard, name))
     today = rendered(series.numbering, window.today)
     rules = ruled(series.numbering, window)
     head = msgspec.msgpack.encode((name, series.version, msgspec.Raw(rules), msgspec.Raw(today)))
     arguments = (str(backlog_max), head, str(counter), str(to), why.reason, why.actor)
-    return _answered(await _evaluate(client, "skip", keys, standing, *arguments), (shard,))
+    return _answered(await _evaluate(client, "skip", series_keys(shard, name), standing, *arguments), (shard,))
 
 
 async def void(  # noqa: PLR0913 -- as its script takes them
@@ -261,15 +264,8 @@ async def void(  # noqa: PLR0913 -- as its script takes them
         Stale, Halted, Unavailable.
     """
     shard, name = series.shard, series.id
-    keys = (
-        shard_key(shard),
-        dirty_key(shard),
-        series_key(shard, name),
-        outbox_key(shard, name),
-        index_prefix(shard, name),
-    )
     arguments = (str(backlog_max), name, uuid_bytes(entry_id), why.reason, why.actor)
-    return _answered(await _evaluate(client, "void", keys, standing, *arguments), (shard,))
+    return _answered(await _evaluate(client, "void", series_keys(shard, name), standing, *arguments), (shard,))
 
 
 async def claim(  # noqa: PLR0913 -- as its script takes them
@@ -311,14 +307,13 @@ async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, 
     Raises:
         Stale, Damaged, Unavailable.
     """
-    shard, name = series.shard, series.id
-    keys = (shard_key(shard), series_key(shard, name), outbox_key(shard, name), index_prefix(shard, name))
-    reply = await _evaluate(client, "find", keys, standing, uuid_bytes(entry_id))
+    name = series.id
+    reply = await _evaluate(client, "find", series_keys(series.shard, name), standing, name, uuid_bytes(entry_id))
     match reply:
         case [b"found", position, voided]:
             return Found(position, None, unpack_void(name, position, voided))
         case [b"found", position, voided, head, request, previous]:
-            kept = _replayed(position, voided, head, request, previous).entry(name)
+            kept = _replayed(position, voided, head, request, previous).entry()
             return Found(position, kept, unpack_void(name, position, voided))
         case [b"damaged", what]:
             raise Damaged(f"Redis has lost data of series {name}: {what.decode()}.")
@@ -326,6 +321,27 @@ async def find(client: redis.asyncio.Redis, standing: Standing, series: Series, 
             raise Stale
         case _:
             return None
+
+
+async def trace(
+    client: redis.asyncio.Redis, standing: Standing, series: Series, item: int | None, place: Place
+) -> tuple[list[int], int, bool]:
+    """Returns which items of the outbox have records of a series behind a place, the newest first; see trace.lua.
+
+    The second value is the `item` to go on with, 0 at the end; the third, whether entries of the series are void.
+
+    Raises:
+        Stale, Damaged, Unavailable.
+    """
+    keys = series_keys(series.shard, series.id)
+    said = (series.id, "" if item is None else str(item), *map(str, place), str(TRACED_AT_ONCE))
+    match await _evaluate(client, "trace", keys, standing, *said):
+        case [b"traced", found, following, voids]:
+            return found, following, bool(voids)
+        case [b"damaged", what]:
+            raise Damaged(f"Redis has lost data of series {series.id}: {what.decode()}.")
+        case _:
+            raise Stale
 
 
 async def voids(client: redis.asyncio.Redis, series: Series, positions: Sequence[int]) -> dict[int, Void]:
@@ -345,10 +361,7 @@ async def voided(client: redis.asyncio.Redis, series: Series) -> set[int]:
 class Standings(msgspec.Struct, frozen=True):
     """How far a series has come, the outbox included; the values are those of the fields that were asked for."""
 
-    place: Place
-    number: int
-    last_id: str | None
-    reached_ms: int
+    state: State
     values: dict[str, int]
 
 
@@ -364,29 +377,32 @@ async def standings(
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command("TIME")  # which the method `time` refuses on a cluster
     for one, fields in wanted:
-        pipeline.hmget(series_key(one.shard, one.id), ["at", "last", *fields])
+        pipeline.hget(series_key(one.shard), one.id)
+        pipeline.hmget(counters_key(one.shard, one.id), list(fields))
     async with answered():
         (seconds, microseconds), *rows = await pipeline.execute()
-    found = [_standings(fields, row) for (_, fields), row in zip(wanted, rows, strict=True)]
+    pairs = zip(wanted, rows[::2], rows[1::2], strict=True)
+    found = [_standings(fields, packed, aside) for (_, fields), packed, aside in pairs]
     return int(seconds) * 1000 + int(microseconds) // 1000, found
 
 
-def _standings(fields: Sequence[str], row: list[bytes | None]) -> Standings | None:
-    packed, last, *counted = row
+def _standings(fields: Sequence[str], packed: bytes | None, aside: list[bytes | None]) -> Standings | None:
     if packed is None:
         return None
-    at = At.unpack(packed)
-    values = {field: int(value) for field, value in zip(fields, counted, strict=True) if value is not None}
-    return Standings((at.position, at.k), at.number, last_id(last), at.time, values)
+    state = State.unpack(packed)
+    values = {field: int(value) for field, value in zip(fields, aside, strict=True) if value is not None}
+    return Standings(state, values | {name: state.counters[name] for name in fields if name in state.counters})
 
 
-async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], bool, int]:
-    """Returns the last values of a series' counters, by field, whether it has entries, and its last record's time."""
+async def counters(client: redis.asyncio.Redis, series: Series) -> tuple[dict[str, int], State]:
+    """Returns the last values of a series' counters, by field, and where it stands."""
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hget(series_key(series.shard), series.id)
+    pipeline.hgetall(counters_key(series.shard, series.id))
     async with answered():
-        content = cast("dict[bytes, bytes]", await client.hgetall(series_key(series.shard, series.id)))
-    values = {name.decode(): int(value) for name, value in content.items() if name.startswith(b"inc")}
-    at = At.unpack(content[b"at"]) if content else At()
-    return values, at.position > 0, at.time
+        packed, aside = await pipeline.execute()
+    state = State.unpack(packed) if packed else State()
+    return {name.decode(): int(value) for name, value in aside.items()} | state.counters, state
 
 
 async def clock(client: redis.asyncio.Redis) -> int:
@@ -413,23 +429,35 @@ async def _evaluate(client: Caller, name: str, keys: Sequence[str], standing: St
 # synchronous: what workers, start-up and changes of definitions call ----------------------------------------------
 
 
-def settle(client: redis.Redis, standing: Standing, settled: Sequence[Series]) -> list[int]:
-    """Drops from the outboxes of a shard what the store holds: of each series the records up to its place.
-
-    Returns how many each has left.
+def settled(client: redis.Redis, shard: int) -> int:
+    """Returns up to which item of a shard's outbox all are in the store and dropped.
 
     Raises:
-        Stale, Unavailable.
+        Stale: the shard is not there.
+        Unavailable.
+    """
+    with translated():
+        item = client.hget(shard_key(shard), "settled")
+    if item is None:
+        raise Stale
+    return int(item)
+
+
+def settle(  # noqa: PLR0913 -- as its script takes them
+    client: redis.Redis, standing: Standing, shard: int, *, after: int, upto: int, count: int
+) -> None:
+    """Drops from a shard's outbox what the store holds: the items behind `after` to `upto`, which have `count` records.
+
+    Raises:
+        Stale: also when somebody else has settled some of them. Nothing is dropped.
+        Unavailable.
         Damaged: Redis and the store contradict one another. Nothing is dropped.
     """
-    shard = settled[0].shard
-    of_series = [key for one in settled for key in (series_key(shard, one.id), outbox_key(shard, one.id))]
-    arguments = [part for one in settled for part in (one.id, *one.place)]
-    match _call(client, "settle", (shard_key(shard), dirty_key(shard), *of_series), standing, *arguments):
-        case [b"ok", left]:
-            return cast("list[int]", left)
-        case [b"damaged", name, what]:
-            raise Damaged(f"Series {name.decode()} cannot be settled: {what.decode()}.")
+    match _call(client, "settle", (shard_key(shard), outbox_key(shard)), standing, after, upto, count):
+        case [b"ok", _]:
+            return
+        case [b"damaged", what]:
+            raise Damaged(f"Shard {shard} cannot be settled: {what.decode()}.")
         case _:
             raise Stale
 
@@ -439,19 +467,14 @@ def install(client: redis.Redis, standing: Standing, series: Series, *, opened: 
 
     Raises:
         Stale, Unavailable.
-        Damaged: the series' hash is missing while other keys of the series are there.
+        Damaged: Redis does not know the series while its index is there.
     """
-    shard, name = series.shard, series.id
-    keys = (
-        shard_key(shard),
-        series_key(shard, name),
-        outbox_key(shard, name),
-        f"{index_prefix(shard, name)}:0",
-    )
+    shard, prefix = series_keys(series.shard, series.id)[::3]
+    keys = (shard, series_key(series.shard), f"{prefix}:0")
     flags = [str(int(flag)) for flag in (series.active, opened)]
-    reply = _call(client, "install", keys, standing, series.version, *flags)
+    reply = _call(client, "install", keys, standing, series.id, series.version, *flags)
     if reply == b"damaged":
-        raise Damaged(f"Redis has lost the hash of series {name} and kept other keys of it.")
+        raise Damaged(f"Redis has lost series {series.id} and kept its index.")
     if reply == b"stale":
         raise Stale
     return bool(reply == b"ok")
@@ -485,8 +508,8 @@ def change(client: redis.Redis, standing: Standing, series: Series, *, unused: b
     Raises:
         Stale, Unavailable.
     """
-    keys = (shard_key(series.shard), series_key(series.shard, series.id))
-    return _change(_call(client, "change", keys, standing, series.version, str(int(unused))))
+    keys = (shard_key(series.shard), series_key(series.shard))
+    return _change(_call(client, "change", keys, standing, series.version, series.id, str(int(unused))))
 
 
 def change_defaults(client: redis.Redis, standing: Standing, defaults: Defaults) -> Change:
@@ -496,7 +519,7 @@ def change_defaults(client: redis.Redis, standing: Standing, defaults: Defaults)
         Stale, Unavailable.
     """
     keys = (shard_key(defaults.shard), company_key(defaults.shard, defaults.company))
-    return _change(_call(client, "change", keys, standing, defaults.version, "0"))
+    return _change(_call(client, "change", keys, standing, defaults.version, "", "0"))
 
 
 def _change(reply: list[Any]) -> Change:
@@ -512,11 +535,10 @@ def remove(client: redis.Redis, standing: Standing, series: Series) -> None:
         Stale, Unavailable.
         Damaged: the series has records.
     """
-    shard, name = series.shard, series.id
-    keys = (shard_key(shard), series_key(shard, name), f"{index_prefix(shard, name)}:0")
-    reply = _call(client, "remove", keys, standing)
+    shard, prefix = series_keys(series.shard, series.id)[::3]
+    reply = _call(client, "remove", (shard, series_key(series.shard), f"{prefix}:0"), standing, series.id)
     if reply == b"used":
-        raise Damaged(f"Series {name} was deleted from the store, and Redis holds records of it.")
+        raise Damaged(f"Series {series.id} was deleted from the store, and Redis holds records of it.")
     if reply == b"stale":
         raise Stale
 
@@ -526,22 +548,22 @@ def restore(  # noqa: PLR0913 -- as its script takes them
     standing: Standing,
     keys: tuple[str, str, str],
     *,
-    counted: Literal["at", "claims"],
+    counted: str,
     before: int,
     entries: Sequence[bytes],
-    fields: Mapping[str, str | bytes | int],
+    state: bytes = b"",
 ) -> None:
-    """Adds ids and their values, in turn, to an index that holds `before`, then sets fields of its hash.
+    """Adds ids and their values, in turn, to an index that holds `before`, then sets the series' state, if given.
 
-    `keys` are that of the shard's hash, that of the hash whose field `counted` counts the index, and its prefix.
+    `keys` are that of the shard's hash, that of the hash whose field `counted` says how many ids there are (a series'
+    id, or claims), and the index's prefix.
 
     Raises:
         Stale, Unavailable.
         Damaged: the index is not as it was left.
     """
-    set_behind = [part for pair in fields.items() for part in pair]
     joined = b"".join(part for one in entries for part in (len(one).to_bytes(4), one))
-    reply = _call(client, "restore", keys, standing, counted, before, joined, *set_behind)
+    reply = _call(client, "restore", keys, standing, counted, before, joined, state)
     if reply == b"stale":
         raise Stale
     if reply == b"damaged":

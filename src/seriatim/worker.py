@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import redis
@@ -40,9 +40,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 QUEUE = "seriatim"
 SLICE_RECORDS_MAX = 2000
-SLICE_SERIES_MAX = 200
-SETTLED_AT_ONCE = 20
-"""For how many series' outboxes others wait who ask the server for numbers."""
 TURN_S = 5.0
 """After this time a worker lets other shards have their turn."""
 GATHER_S = 0.1
@@ -91,15 +88,17 @@ class _Part(msgspec.Struct, frozen=True):
 
 
 class _Read(msgspec.Struct, frozen=True):
-    """What is to be signed, committed, and dropped from the outboxes of `settled`; series as they will be then.
-
-    When it is `full`, there may be more in the shard.
-    """
+    """What is to be signed and committed, so that `waiting` can be dropped from the outbox of the shard."""
 
     standing: Standing
+    shard: int
+    waiting: outbox.Slice
     parts: list[_Part]
-    settled: list[Series]
-    full: bool
+
+    @property
+    def full(self) -> bool:
+        """Whether there may be more in the shard."""
+        return self.waiting.count >= SLICE_RECORDS_MAX
 
 
 class Stopping:
@@ -134,7 +133,7 @@ class Stopping:
 
 
 class Drainer:
-    """Moves records from the outboxes to the store."""
+    """Moves records from the shards' outboxes to the store."""
 
     def __init__(self, client: redis.Redis, store: Store, signer: Signer, config: Config) -> None:
         self.client = client
@@ -233,46 +232,40 @@ class Drainer:
         if behind is None or not behind.full:
             self.stopping.wait(self._resting.get(shard, -math.inf) - time.monotonic())
         self._resting[shard] = time.monotonic() + GATHER_S
-        return self._read(shard, ahead)
+        return self._read(shard, ahead, behind)
 
-    def _read(self, shard: int, ahead: dict[str, Series]) -> _Read | None:
+    def _read(self, shard: int, ahead: dict[str, Series], behind: _Read | None) -> _Read | None:
         """Reads the next slice, and moves `ahead` to where the series will be when it is settled.
 
         None when the shard is clean.
         """
         standing = self._meet()
-        with scripts.translated():
-            raw = self.client.srandmember(keyspace.dirty_key(shard), SLICE_SERIES_MAX)
-        dirty = [name.decode() for name in cast("list[bytes]", raw)]
-        if not dirty:
+        # Read the outbox first: what another worker settles meanwhile is then not taken for a gap.
+        after = behind.waiting.upto if behind else scripts.settled(self.client, shard)
+        waiting = outbox.read(self.client, shard, after, SLICE_RECORDS_MAX)
+        if not waiting.count:
             return None
-        new = [name for name in dirty if name not in ahead]
-        places = {name: (0, 0) if name in new else ahead[name].place for name in dirty}
-        # Read the outboxes first: what another worker settles meanwhile is then not taken for a gap.
-        outboxes = outbox.records_of(self.client, shard, places, SLICE_RECORDS_MAX)
+        new = [name for name in waiting.records if name not in ahead]
         ahead |= self._store.series_by_ids(new)
-        count = sum(map(len, outboxes.values()))
-        read = _Read(standing, [], [], full=count >= SLICE_RECORDS_MAX or len(dirty) >= SLICE_SERIES_MAX)
-        for name, records in outboxes.items():
+        read = _Read(standing, shard, waiting, [])
+        for name, records in waiting.records.items():
             if name not in ahead:
                 raise Damaged(f"Redis holds records of series {name}, which the store does not know.")
-            if name not in new and records and not follows(ahead[name].place, records[0].place):
+            if name not in new and not follows(ahead[name].place, records[0].place):
                 raise Stale  # another worker has gone on from there
             fresh = self._fresh(ahead[name], records)
             if fresh:
                 read.parts.append(self._part(ahead[name], fresh))
                 position, k = fresh[-1].place
                 ahead[name] = msgspec.structs.replace(ahead[name], position=position, k=k)
-            if fresh or name in new:
-                read.settled.append(ahead[name])
         return read
 
     def _settle(self, read: _Read, receipts: Sequence[Sequence[str]]) -> None:
         if read.parts:
             slices = [part.signed(said) for part, said in zip(read.parts, receipts, strict=True)]
             self._store.commit(read.standing, slices)
-        for begin in range(0, len(read.settled), SETTLED_AT_ONCE):
-            scripts.settle(self.client, read.standing, read.settled[begin : begin + SETTLED_AT_ONCE])
+        upto, count = read.waiting.upto, read.waiting.count
+        scripts.settle(self.client, read.standing, read.shard, after=read.waiting.after, upto=upto, count=count)
 
     def _meet(self) -> Standing:
         if self._standing is None:
@@ -380,7 +373,7 @@ def _idle(client: redis.Redis, shards: int) -> list[int]:
     """
     pipeline = client.pipeline(transaction=False)
     for shard in range(shards):
-        pipeline.scard(keyspace.dirty_key(shard))
+        pipeline.xlen(keyspace.outbox_key(shard))
         pipeline.pttl(f"{keyspace.shard_key(shard)}:lock")
     with scripts.translated():
         replies = pipeline.execute()

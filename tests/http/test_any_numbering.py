@@ -95,7 +95,7 @@ class Lasting(Numbered):
             check_refused(answer, answer.status_code, *answer.json().get("fields", {}))
             assert (now_shown, now_counted) == (shown, counted)
         elif issues:
-            before, after = counted[b"at"].position, now_counted[b"at"].position
+            before, after = counted[0].position, now_counted[0].position
             positions = {entry["position"] for entry in answer.json().get("list", [answer.json()])}
             assert {position for position in positions if position > before} == set(range(before + 1, after + 1))
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -94,8 +93,11 @@ RENDERINGS = st.builds(
     st.dates(date(2000, 1, 1), date(2099, 12, 31)),
 )
 RUNS = st.builds(
-    lambda made, first, time: Run(first, 32, time, b"", tuple(first + n for n in range(len(made.fields))), made),
+    lambda made, name, first, time: Run(
+        str(name), first, 0, 32, time, b"", tuple(first + n for n in range(len(made.fields))), made
+    ),
     RENDERINGS,
+    st.uuids(),
     st.integers(1, 2**52),
     st.integers(0, 2**42),
 )
@@ -110,11 +112,11 @@ REQUESTS = st.builds(
 @given(run=RUNS, nth=st.integers(0, 31), request=REQUESTS, previous=IDS | st.just(b""))
 def test_an_entry_is_written_at_once_as_step_by_step(run: Run, nth: int, request: bytes, previous: bytes) -> None:
     # Given an entry of a run, of any series and with any content
-    issued, series = Issued(run, nth, request, previous), str(uuid.uuid4())
+    issued = Issued(run, nth, request, previous)
 
     # When it is answered, then its bytes are those that the ordinary way makes of it
-    content = issued_content(series, uuid_text(request[:16]), issued)
-    assert content == encode(entry_answer(issued.entry(series)))
+    content = issued_content(run.series, uuid_text(request[:16]), issued)
+    assert content == encode(entry_answer(issued.entry()))
 
 
 @pytest.mark.parametrize("content", PLAIN.values(), ids=PLAIN)

@@ -24,6 +24,7 @@ from stack import (
     SERIATIM,
     Valkey,
     assert_alike,
+    is_settled,
     list_entries,
     new_id,
     put_entry,
@@ -121,7 +122,7 @@ class Apart:
 
     def settled(self) -> None:
         """Waits until every outbox is empty."""
-        until(lambda: not list(self.valkey.client.scan_iter("*:dirty")), 60)
+        until(lambda: is_settled(self.valkey.client), 60)
 
     def stop(self) -> None:
         for process in self._processes:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import redis
 
 from faulty_proxy import Asked, Proxy, Reply, running
 from loading import load_through
+from seriatim.keyspace import State
 from stack import Up, seriatim
 
 LOST, FOLLOWING, SWAPPED = 20, 21, 40
@@ -78,8 +80,11 @@ class SkipsANumber(Proxy):
     def reply(self, asked: Asked) -> Reply | None:
         if self.planting(asked, LOST):
             series = asked.path.split("/")[-3]
-            (key,) = self.redis.scan_iter(f"*:series:{series}", count=10_000)
-            self.redis.hincrby(key, "inc", 1)
+            for key in self.redis.scan_iter("*:series", count=10_000):
+                if isinstance(packed := self.redis.hget(key, series), bytes):
+                    state = State.unpack(packed)
+                    raised = {"inc": state.counters["inc"] + 1}
+                    self.redis.hset(key, series, msgspec.structs.replace(state, counters=raised).pack())
         return self.forward(asked)
 
 

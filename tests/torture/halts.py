@@ -75,6 +75,13 @@ def deleted(pattern: str) -> Callable[[Scene], None]:
     return damage
 
 
+def forgotten(scene: Scene) -> None:
+    """Redis forgets where a series stands."""
+    series = scene.rng.choice(scene.busy)
+    with scene.services.redis() as client:
+        client.hdel(keyspace.series_key(shard_of(series, SHARDS)), series)
+
+
 def evicted(scene: Scene) -> None:
     """Redis evicts keys for want of memory."""
     with scene.services.redis() as client:
@@ -131,7 +138,7 @@ def _repair(services: Services) -> None:
 
 HALTS = (
     Halt("FLUSHALL", flushed),
-    Halt("series deleted", deleted("{shard}:series:{series}"), loses=False),
+    Halt("series deleted", forgotten, loses=False),
     Halt("ids deleted", deleted("{shard}:ids:{series}:[0-9]*"), loses=False),
     Halt("shard deleted", deleted("{shard}:shard"), loses=False),
     Halt("keys evicted", evicted),
@@ -172,11 +179,10 @@ def play(services: Services, rng: Random, halt: Halt, journal: Journal, *, lossy
 def last_numbers(services: Services) -> dict[str, int]:
     """Returns the last number of each series, as Redis has it."""
     with services.redis() as client:
-        found = {}
-        for name in client.scan_iter("{s*}:series:*", count=10_000):
-            series = name.decode().rpartition(":")[2]
-            at = cast("bytes | None", client.hget(name, "at"))
-            found[series] = keyspace.At.unpack(at).number if at else 0
+        found: dict[str, int] = {}
+        for key in client.scan_iter("{s*}:series", count=10_000):
+            states = cast("dict[bytes, bytes]", client.hgetall(key))
+            found |= {name.decode(): keyspace.State.unpack(packed).number for name, packed in states.items()}
     return found
 
 

@@ -15,10 +15,16 @@ from seriatim.scripts import Script
 PLANTS = {
     "forgets ids": ("  if value then\n", "  if value and string.byte(id) % 3 > 0 then\n"),
     "repeats numbers": (
-        "[#changes + 2] = field, text(value)\n",
-        "[#changes + 2] = field, text(value - (state.position % 50 == 0 and 1 or 0))\n",
+        "    changes[#changes + 1], changes[#changes + 2] =",
+        (
+            "    state.values[1] = state.values[1] - (state.position % 50 == 0 and 1 or 0)\n"
+            "    changes[#changes + 1], changes[#changes + 2] ="
+        ),
     ),
-    "forgets records": ("  append(state, heads)\n", "  if state.position % 50 > 0 then append(state, heads) end\n"),
+    "forgets records": (
+        "  return refused or series.add(shard, fields)\n",
+        "  if shard.issuing[1].position % 50 == 0 then return nil end\n  return refused or series.add(shard, fields)\n",
+    ),
 }
 """What allocate.lua says, and what it says here."""
 

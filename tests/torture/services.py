@@ -27,7 +27,7 @@ from seriatim import scripts
 from seriatim.directory import DataDirectory
 from seriatim.embedded import server_arguments
 from servers import PostgreSQL
-from stack import SERIATIM, ended, until
+from stack import SERIATIM, ended, is_settled, until
 from torture.link import Link
 
 API_PROCESSES = 2
@@ -224,7 +224,7 @@ class Services(ABC):
     def settled(self) -> bool:
         """Whether none does: every outbox is empty."""
         with self.redis() as client:
-            return not any(True for _ in client.scan_iter("{s*}:outbox:*", count=10_000))
+            return is_settled(client)
 
     @contextmanager
     def redis_down(self) -> Iterator[None]:

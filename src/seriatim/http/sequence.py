@@ -429,7 +429,7 @@ def _series_answer(view: SeriesView) -> SeriesAnswer:
         start=numbering.start,
         max_length=numbering.max_length,
         charset=numbering.charset,
-        last_entry_id=view.last_entry_id,
+        last_entry_id=view.state.last_id,
     )
 
 
