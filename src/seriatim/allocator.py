@@ -1,8 +1,9 @@
 """The core: requests that wait together travel together.
 
-One call of allocate.lua is in flight; what arrives meanwhile goes with the next, of whatever series and shards: a
-server runs one script at a time, and its cost is shared by all that a call carries. (On a Redis Cluster a call keeps to
-one shard, and each shard has one in flight.) Each request is answered for itself; a batch is a call of its own, all or
+While a call of allocate.lua is in flight, what arrives gathers for the next, of whatever series and shards: a server
+runs one script at a time, and its cost is shared by all that a call carries. When as many wait as went with the last,
+the next is sent, and the server has it at hand when it is done with that. (On a Redis Cluster a call keeps to one
+shard, and each shard has calls of its own.) Each request is answered for itself; a batch is a call of its own, all or
 nothing, beside which others may be in flight. A call that fails, be it for one series, fails for all its requests:
 they are to be repeated. The allocator knows neither store nor worker: what it cannot settle with Redis alone it raises.
 """
@@ -39,6 +40,8 @@ CALL_SERIES_MAX = 128
 """Bounds that keep a script's run at a few milliseconds."""
 CALL_REQUESTS_SPLIT = 16
 """So few go together, however many come after them: each would gain less than the second call costs."""
+CALLS_AT_ONCE = 2
+"""The second is not begun before it is as large as the first: a call more costs a sync to disk more."""
 BATCHES_AT_ONCE = 4
 """A batch keeps this process as busy as it keeps Redis, which is not to wait until the answer to the last is read; and
 those that wait there together share a sync to disk."""
@@ -194,33 +197,41 @@ class _Lane:
         at_once: so many calls may be in flight.
     """
 
-    __slots__ = ("at_once", "running", "waiting")
+    __slots__ = ("at_once", "before", "running", "waiting")
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
+        self.before = 0
+        """How many went with the last call."""
         self.waiting: deque[Waiting | _Batch] = deque()
         self.running: set[asyncio.Task[None]] = set()
 
-    def take(self, before: int) -> list[Waiting] | _Batch:
+    def is_full(self, others: int) -> bool:
+        """Whether the next call is to go, with so many `others` in flight."""
+        return bool(self.waiting) and (not others or (others < self.at_once and len(self.waiting) >= self.before))
+
+    def take(self) -> list[Waiting] | _Batch:
         """Returns what goes with the next call: a batch does so alone.
 
         Callers who wait for their answer before they ask again come in two groups: while Redis works for one, this
         process works for the other. Neither waits long for the other if both are of a size, so that a call takes half
-        of those who are around: they wait, or went with the call `before`.
+        of those who are around: they wait, or went with the last call.
         """
         taken: list[Waiting] = []
         series: set[str] = set()
         size = 0
-        most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + before + 1) // 2))
+        most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + self.before + 1) // 2))
         for _ in range(min(most, len(self.waiting))):
             request = self.waiting.popleft()
             if isinstance(request, _Batch):
+                self.before = 1
                 return request
             taken.append(request)
             size += len(request.order.request)
             series.add(request.series.id)
             if size >= CALL_BYTES_MAX or len(series) >= CALL_SERIES_MAX:
                 break
+        self.before = len(taken)
         return taken
 
 
@@ -234,7 +245,7 @@ class Allocator:
         self._gate = gate
         self._on_dirty = on_dirty
         self._backlog_max = backlog_max
-        self._singles: defaultdict[int, _Lane] = defaultdict(partial(_Lane, 1))
+        self._singles: defaultdict[int, _Lane] = defaultdict(partial(_Lane, CALLS_AT_ONCE))
         self._batches: defaultdict[int, _Lane] = defaultdict(partial(_Lane, BATCHES_AT_ONCE))
         self._by_shard = isinstance(client, RedisCluster)
         self._skew_ms = 0
@@ -341,16 +352,14 @@ class Allocator:
         lanes = self._batches if isinstance(request, _Batch) else self._singles
         lane = lanes[request.series.shard if self._by_shard else 0]
         lane.waiting.append(request)
-        if len(lane.running) < lane.at_once:
+        if lane.is_full(len(lane.running)):
             lane.running.add(asyncio.get_running_loop().create_task(self._run(lane)))
 
     async def _run(self, lane: _Lane) -> None:
         taken: list[Waiting] | _Batch = []
-        before = 0
         try:
-            while lane.waiting:
-                taken = lane.take(before)
-                before = 1 if isinstance(taken, _Batch) else len(taken)
+            while lane.is_full(len(lane.running) - 1):
+                taken = lane.take()
                 answer = await self._call(taken)
                 # After the next call is on its way, so that the server works meanwhile.
                 asyncio.get_running_loop().call_soon(answer)
@@ -359,9 +368,10 @@ class Allocator:
             lane.running -= {asyncio.current_task()}
             stopping = Unavailable("Seriatim is stopping. Repeat the request with the same id.")
             _fail(taken, stopping)
-            for left in lane.waiting:
-                _fail(left if isinstance(left, _Batch) else [left], stopping)
-            lane.waiting.clear()
+            if not lane.running:  # nobody comes for them
+                for left in lane.waiting:
+                    _fail(left if isinstance(left, _Batch) else [left], stopping)
+                lane.waiting.clear()
 
     async def _call(self, taken: list[Waiting] | _Batch) -> Callable[[], None]:
         """Makes a call; returns what gives the requests their answers."""
