@@ -24,6 +24,7 @@ import redis
 import faketime
 from machine import descendants
 from seriatim import scripts
+from seriatim.config import Config
 from seriatim.directory import DataDirectory
 from seriatim.embedded import server_arguments
 from servers import PostgreSQL
@@ -34,7 +35,7 @@ API_PROCESSES = 2
 WORKERS = 2
 AGAIN_S = 0.2
 READY_S = 90.0
-SHARDS = 16
+SHARDS = Config().shards
 LEASE_S = 2
 REPLICA = "replica"
 ROLES = {
