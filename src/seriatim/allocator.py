@@ -17,8 +17,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -464,8 +462,14 @@ class Allocator:
 def _group(series: Series, orders: Sequence[Order], now_ms: int) -> Group:
     """Returns the orders of one series as they go into a call, at the time that it is there."""
     group = Group(series, window(series.numbering.timezone, now_ms))
-    for (day, claimed), stretch in groupby(orders, attrgetter("day", "claimed")):
-        group.add(day, *[order.request for order in stretch], claimed=claimed)
+    day, claimed = orders[0].day, orders[0].claimed
+    alike: list[bytes] = []
+    for order in orders:
+        if order.day != day or order.claimed is not claimed:
+            group.add(day, *alike, claimed=claimed)
+            day, claimed, alike = order.day, order.claimed, []
+        alike.append(order.request)
+    group.add(day, *alike, claimed=claimed)
     return group
 
 

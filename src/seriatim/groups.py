@@ -23,17 +23,14 @@ class Group:
         self.window = window
         self.stretches: list[tuple[bytes, list[bytes]]] = []
         """Requests that follow one another and have the same rendering, behind that."""
-        self._renderings: dict[tuple[date, bool], bytes] = {}
 
     def add(self, day: date | None, *requests: bytes, claimed: bool = False) -> None:
         """Adds requests, as `keyspace.pack_request` returns them, for a date or for today."""
-        kind = day or self.window.today, claimed
-        rendering = self._renderings.get(kind)
-        if rendering is None:
-            rendering = self._renderings[kind] = rendered(self.series.numbering, *kind)
-        if not self.stretches or self.stretches[-1][0] is not rendering:
-            self.stretches.append((rendering, []))
-        self.stretches[-1][1].extend(requests)
+        rendering = rendered(self.series.numbering, day or self.window.today, claimed)
+        if self.stretches and self.stretches[-1][0] == rendering:
+            self.stretches[-1][1].extend(requests)
+        else:
+            self.stretches.append((rendering, [*requests]))
 
 
 _pack = msgspec.msgpack.Encoder().encode
