@@ -300,6 +300,43 @@ def test_a_way_back_that_is_broken_is_damage(server: Valkey) -> None:
 
 @pytest.mark.parametrize("length", [1, 5, RUN_MAX])
 @pytest.mark.parametrize("limit", [1, 51, 500])
+def test_little_more_is_fetched_than_is_wanted(
+    server: Valkey, monkeypatch: pytest.MonkeyPatch, length: int, limit: int
+) -> None:
+    # Given more records than are wanted, in runs of one length, and somebody who counts what is fetched
+    series = opened(server, make_series())
+    issue(server, series, [length] * (800 // length))
+    rounds: list[int] = []
+    some, fetch = outbox._some, outbox._items
+
+    def counted(*given: Any) -> list[Any]:
+        found = some(*given)
+        rounds.append(len(found) * length)
+        return found
+
+    async def counted_too(*given: Any) -> list[Any]:
+        found = await fetch(*given)
+        rounds.append(len(found) * length)
+        return found
+
+    monkeypatch.setattr(outbox, "_some", counted)
+    monkeypatch.setattr(outbox, "_items", counted_too)
+
+    # When a worker or a reader of pages wants some, then so many rounds are as if one had known how many items it
+    # takes, or a few more
+    reads: list[Callable[[], list[Record]]] = [
+        lambda: outbox.read(server.client, SHARD, 0, limit).records[series.id],
+        lambda: listed(server, series, (0, 0), limit),
+    ]
+    for read in reads:
+        rounds.clear()
+        assert limit <= len(read()) < limit + length
+        assert sum(rounds) <= limit + 2 * length
+        assert len(rounds) <= 7
+
+
+@pytest.mark.parametrize("length", [1, 5, RUN_MAX])
+@pytest.mark.parametrize("limit", [1, 51, 500])
 def test_a_worker_reads_about_as_much_as_it_wants(server: Valkey, length: int, limit: int) -> None:
     # Given more records than are wanted, in runs of one length
     series = opened(server, make_series())

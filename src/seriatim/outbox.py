@@ -7,7 +7,8 @@ before it has some.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from math import ceil
+from typing import Any, cast
 
 import msgspec
 import redis
@@ -62,15 +63,26 @@ async def records_after(
         wanted += more
     wanted.reverse()
     records: list[Record] = []
-    while wanted and len(records) < limit:
-        count = max(2, (limit - len(records)) // RUN_MAX)
-        asked, wanted = wanted[:count], wanted[count:]
-        for found in await _items(client, standing, series.shard, asked):
+    asked = seen = 0
+    while seen < len(wanted) and len(records) < limit:
+        asked = _likely(limit, len(records), seen, asked)
+        for found in await _items(client, standing, series.shard, wanted[seen : seen + asked]):
             if found is None:
                 records.clear()
             else:
                 records += [record for record in _of(series.id, found) if record.place > place]
+        seen += asked
     return Outbox(records[:limit], voids)
+
+
+def _likely(limit: int, records: int, items: int, asked: int) -> int:
+    """Returns how many items to ask for: no more than could be needed, then as many as those before let expect.
+
+    But no more than twice as many as were `asked` for before.
+    """
+    if not asked:
+        return max(2, limit // RUN_MAX)
+    return min(2 * asked, ceil((limit - records) * items / max(1, records)))
 
 
 async def entries_at(
@@ -104,30 +116,37 @@ def read(client: redis.Redis, shard: int, after: int, limit: int) -> Slice:
     """
     upto, count = after, 0
     records: dict[str, list[Record]] = {}
-    for item in items(client, shard, after, max(2, limit // RUN_MAX)):
-        upto = item_number(item)
-        for part in item[1].items():
-            found = part_records(part)
-            records.setdefault(part_series(part), []).extend(found)
-            count += len(found)
-        if count >= limit:
-            break
+    asked = seen = 0
+    more = True
+    while more and count < limit:
+        asked = _likely(limit, count, seen, asked)
+        some = _some(client, shard, upto, asked)
+        for item in some:
+            upto = item_number(item)
+            for part in item[1].items():
+                found = part_records(part)
+                records.setdefault(part_series(part), []).extend(found)
+                count += len(found)
+            if count >= limit:
+                break
+        seen, more = seen + len(some), len(some) == asked
     return Slice(after, upto, count, records)
 
 
-def items(client: redis.Redis, shard: int, after: int = 0, at_once: int = ITEMS_AT_ONCE) -> Iterator[Any]:
-    """Returns the items of a shard behind one, read so many `at_once` at first, and later twice as many each time.
+def items(client: redis.Redis, shard: int, after: int = 0) -> Iterator[Any]:
+    """Returns the items of a shard behind one.
 
     Raises:
         Unavailable.
     """
-    while True:
-        with translated():
-            some: Any = client.xrange(outbox_key(shard), f"({after}", "+", at_once)
+    while some := _some(client, shard, after, ITEMS_AT_ONCE):
         yield from some
-        if len(some) < at_once:
-            return
-        after, at_once = item_number(some[-1]), min(2 * at_once, ITEMS_AT_ONCE)
+        after = item_number(some[-1])
+
+
+def _some(client: redis.Redis, shard: int, after: int, count: int) -> list[Any]:
+    with translated():
+        return cast("list[Any]", client.xrange(outbox_key(shard), f"({after}", "+", count))
 
 
 def parts(client: redis.Redis, shard: int) -> Iterator[tuple[bytes, bytes]]:
@@ -151,8 +170,8 @@ def check_length(client: redis.Redis, shard: int) -> None:
         pipeline.hmget(shard_key(shard), ["written", "settled"])
         pipeline.xlen(outbox_key(shard))
         (written, settled), length = pipeline.execute()
-    if length != int(written or 0) - int(settled or 0):
-        expected = int(written or 0) - int(settled or 0)
+    expected = int(written or 0) - int(settled or 0)
+    if length != expected:
         raise Damaged(f"The outbox of shard {shard} holds {length} items instead of {expected}.")
 
 
