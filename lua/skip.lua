@@ -5,7 +5,7 @@
 -- KEYS[4]  what the keys of the series begin with (allocate.lua)
 -- ARGV[1]  epoch           ARGV[2]  generation     ARGV[3]  how many records the shard's outbox may hold
 -- ARGV[4]  msgpack: {series id, version, rules, rendering}, the rendering of today, as in allocate.lua
--- ARGV[5]  which of the rendering's fields          ARGV[6]  the number that is to be next
+-- ARGV[5]  the counter's field, one of the rendering's          ARGV[6]  the number that is to be next
 -- ARGV[7]  reason          ARGV[8]  actor
 --
 -- Replies {call, now ms, {shard turned dirty (1 or 0)}, {reply}}, where call is 'ok', 'lost', 'stale' or 'halted' as in
@@ -21,16 +21,6 @@
 
 local text = series.text
 
--- The nth of some fields.
-local function nth_of(names, nth)
-  for field in string.gmatch(names, '%S+') do
-    nth = nth - 1
-    if nth == 0 then
-      return field
-    end
-  end
-end
-
 -- Raises a counter. Answers whether it is one that the last entry raised.
 local function raise(state, field, last)
   local nth = series.at_hand(state, field)
@@ -43,7 +33,7 @@ local function raise(state, field, last)
 end
 
 local function skip(state, rules, rendering)
-  local field, wanted = nth_of(rendering[2], tonumber(ARGV[5])), tonumber(ARGV[6])
+  local field, wanted = ARGV[5], tonumber(ARGV[6])
   local following = series.last(state, field, rules) + 1
   if wanted == following then
     return 0, { 'next', text(wanted) }

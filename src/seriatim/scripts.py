@@ -22,7 +22,7 @@ import redis.asyncio
 import redis.exceptions
 
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
-from seriatim.formats import Window
+from seriatim.formats import Window, fields_of
 from seriatim.groups import Group, packed, rendered, ruled
 from seriatim.keyspace import (
     LAYOUT,
@@ -245,7 +245,8 @@ async def skip(  # noqa: PLR0913 -- as its script takes them
     today = rendered(series.numbering, window.today)
     rules = ruled(series.numbering, window)
     head = msgspec.msgpack.encode((name, series.version, msgspec.Raw(rules), msgspec.Raw(today)))
-    arguments = (str(backlog_max), head, str(counter), str(to), why.reason, why.actor)
+    field = fields_of(series.numbering, window.today)[counter - 1]
+    arguments = (str(backlog_max), head, field, str(to), why.reason, why.actor)
     return _answered(await _evaluate(client, "skip", series_keys(shard, name), standing, *arguments), (shard,))
 
 
