@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -28,7 +28,6 @@ from torture.journal import Journal
 from torture.services import SHARDS, Apart, NotReadyError, Services
 
 SETTLE_S = 60.0
-SERVICE_UNAVAILABLE = 503
 AGO_S = 1.5
 """How old an old copy is, and for how long records wait before they are lost."""
 
@@ -56,6 +55,8 @@ class Halt(msgspec.Struct, frozen=True):
     """What services must have; empty where any do."""
     prepare: Callable[[Services], None] = lambda _: None
     """What is done a while before."""
+    grace_s: float = 0.0
+    """How long a process may issue where all is whole: it looks for itself each second."""
 
 
 def flushed(scene: Scene) -> None:
@@ -142,7 +143,7 @@ HALTS = (
     Halt("FLUSHALL", flushed),
     Halt("series deleted", forgotten, loses=False),
     Halt("ids deleted", deleted("{shard}:ids:{series}:[0-9]*"), loses=False),
-    Halt("shard deleted", deleted("{shard}:shard"), loses=False),
+    Halt("shard deleted", deleted("{shard}:shard"), loses=False, grace_s=2 * WATCH_S),
     Halt("keys evicted", evicted),
     Halt("old copy", old_copy),
     Halt("log cut short", cut_short),
@@ -173,7 +174,7 @@ def play(services: Services, rng: Random, halt: Halt, journal: Journal, *, lossy
             busy = sorted(series for series, number in last.items() if number != before.get(series))
             halt.damage(Scene(services, rng, copy, log_bytes, busy))
             journal.fault(halt.kind, f"with {waiting} records waiting" if lossy else "all settled")
-        recover(services, rng, last if lossy else None, journal)
+        recover(services, rng, last if lossy else None, journal, grace_s=halt.grace_s)
     services.ready()
     journal.say("it goes on")
 
@@ -188,9 +189,9 @@ def last_numbers(services: Services) -> dict[str, int]:
     return found
 
 
-def recover(services: Services, rng: Random, lost: dict[str, int] | None, journal: Journal) -> None:
+def recover(services: Services, rng: Random, lost: dict[str, int] | None, journal: Journal, *, grace_s: float) -> None:
     """Sees that allocation stands still, and recovers it; `lost` has the last numbers that must not come again."""
-    reason = stands_still(services, journal)
+    reason = stands_still(services, journal, grace_s)
     journal.say(f"halted: {reason}")
     if (found := services.command("doctor")[1])["findings"][0]["kind"] != "disk" and found["healthy"]:
         journal.find("the doctor finds nothing while allocation is halted")
@@ -216,7 +217,7 @@ def decision(doubts: list[dict[str, Any]], rng: Random, lost: dict[str, int] | N
     return flags
 
 
-def stands_still(services: Services, journal: Journal) -> str:
+def stands_still(services: Services, journal: Journal, grace_s: float) -> str:
     """Sees that numbers are refused with a reason, by every process; returns the reason."""
 
     def reason() -> str:
@@ -229,11 +230,9 @@ def stands_still(services: Services, journal: Journal) -> str:
     headers = {"Authorization": f"Bearer {services.key}"}
     with httpx.Client(base_url=services.url, headers=headers, timeout=15) as client:
         series = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", client.get("/sequence/v1/series").text)
-        # A process that nobody asks for what is gone, and whose own shards are whole, looks for itself each second.
-        with suppress(AssertionError):
-            until(lambda: client.put(entry_path(series[0], new_id())).status_code == SERVICE_UNAVAILABLE, 2 * WATCH_S)
+        time.sleep(grace_s)
         for _ in range(6):
             answer = client.put(entry_path(series[0], new_id()))
-            if answer.status_code != SERVICE_UNAVAILABLE:
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 journal.find(f"a number is issued while allocation is halted: {answer.text}")
     return found
