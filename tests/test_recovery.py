@@ -15,7 +15,7 @@ from scripted import stands
 from seriatim import keyspace, recovery, scripts
 from seriatim.errors import Halted, Unavailable
 from seriatim.ledger import Wanted
-from seriatim.model import Standing, Why, shard_of
+from seriatim.model import SeriesFields, Standing, Why, shard_of
 from seriatim.store import Store
 from stack import Up, Valkey, entry_path, new_id, put_entry, put_series, until
 
@@ -376,13 +376,16 @@ def test_a_running_process_notices_a_changed_setting_and_its_correction(
 
 def test_one_contradiction_halts_every_process(valkey: Valkey, store: Store) -> None:
     async def run() -> None:
-        # Given two API processes, and a series whose outbox loses its records
+        # Given two API processes, and a series in every shard, of which one's outbox loses its records
         config = make_config(valkey, store.engine.url.render_as_string(hide_password=False))
         company = store.create_company("c", "test").id
         async with running_front(config) as one, running_front(config) as other:
-            series, sound = await make_series(one, company), await make_series(one, company)
-            await one.ledger.put_entry(company, series, Wanted(new_id()))
-            await other.ledger.put_entry(company, sound, Wanted(new_id()))
+            ids = iter(new_id, None)
+            shards = range(store.data_set().shards)
+            series, *sound = (next(made for made in ids if shard_of(made, len(shards)) == shard) for shard in shards)
+            for each in (series, *sound):
+                await one.definitions.put(company, each, SeriesFields(prefix="T-"))
+                await other.ledger.put_entry(company, each, Wanted(new_id()))
             valkey.client.delete(keyspace.outbox_key(_shard(store, series)))
 
             # When one of them meets the damage
@@ -390,8 +393,9 @@ def test_one_contradiction_halts_every_process(valkey: Valkey, store: Store) -> 
                 await one.ledger.put_entry(company, series, Wanted(new_id()))
 
             # Then both refuse every series at once, and the store keeps the reason
-            with pytest.raises(Halted):
-                await other.ledger.put_entry(company, sound, Wanted(new_id()))
+            for each in sound:
+                with pytest.raises(Halted):
+                    await other.ledger.put_entry(company, each, Wanted(new_id()))
             assert store.data_set().state == "halted"
         with pytest.raises(Halted, match="outbox holds 0 items"):
             meet(valkey, store)
