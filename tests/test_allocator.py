@@ -308,9 +308,9 @@ def make_company(front: Front) -> str:
     return front.store.create_company(new_id(), "test").id
 
 
-@pytest.mark.parametrize(("series_a_call", "calls"), [(allocator.CALL_SERIES_MAX, 1), (3, 4)])
+@pytest.mark.parametrize(("most", "calls"), [(allocator.CALL_REQUESTS_MAX, 1), (3, 4)])
 def test_what_waits_goes_in_one_call_whatever_its_shard(
-    valkey: Valkey, config: Config, monkeypatch: pytest.MonkeyPatch, series_a_call: int, calls: int
+    valkey: Valkey, config: Config, monkeypatch: pytest.MonkeyPatch, most: int, calls: int
 ) -> None:
     # Given three series of each shard, that have been numbered in
 
@@ -328,7 +328,7 @@ def test_what_waits_goes_in_one_call_whatever_its_shard(
             puts = [front.ledger.put_entry(company, series, Wanted(new_id())) for series in every]
             return [entry for entry, _ in await asyncio.gather(*puts)]
 
-    monkeypatch.setattr(allocator, "CALL_SERIES_MAX", series_a_call)
+    monkeypatch.setattr(allocator, "CALL_REQUESTS_MAX", most)
     entries = asyncio.run(number())
 
     # Then they travel together, as far as a call may carry them, and each is the second of its series

@@ -11,6 +11,7 @@ they are to be repeated. The allocator knows neither store nor worker: what it c
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
@@ -32,10 +33,8 @@ from seriatim.model import Series, Skip, Standing, Void, Why
 
 log = structlog.stdlib.get_logger(__name__)
 
-CALL_REQUESTS_MAX = 256
-CALL_BYTES_MAX = 1024 * 1024
-CALL_SERIES_MAX = 128
-"""Bounds that keep a script's run at a few milliseconds."""
+CALL_REQUESTS_MAX = 128
+"""Keeps a script's run at a few milliseconds; at about ten, if each is in another series and as long as it may be."""
 CALL_REQUESTS_SPLIT = 16
 """So few go together, however many come after them: each would gain less than the second call costs."""
 CALLS_AT_ONCE = 2
@@ -195,18 +194,22 @@ class _Lane:
         at_once: so many calls may be in flight.
     """
 
-    __slots__ = ("at_once", "before", "running", "waiting")
+    __slots__ = ("at_once", "before", "due", "running", "waiting")
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
-        self.before = 0
+        self.before = 1
         """How many went with the last call."""
-        self.waiting: deque[Waiting | _Batch] = deque()
+        self.due = 1
+        """How many must wait for another call to go: `enough` beside those that are running."""
+        self.waiting: deque[Any] = deque()
         self.running: set[asyncio.Task[None]] = set()
 
-    def is_full(self, others: int) -> bool:
-        """Whether the next call is to go, with so many `others` in flight."""
-        return bool(self.waiting) and (not others or (others < self.at_once and len(self.waiting) >= self.before))
+    def enough(self, others: int) -> int:
+        """Returns how many must wait for a call to go, with so many `others` in flight."""
+        if not others:
+            return 1
+        return self.before if others < self.at_once else sys.maxsize
 
     def take(self) -> list[Waiting] | _Batch:
         """Returns what goes with the next call: a batch does so alone.
@@ -215,22 +218,15 @@ class _Lane:
         process works for the other. Neither waits long for the other if both are of a size, so that a call takes half
         of those who are around: they wait, or went with the last call.
         """
-        taken: list[Waiting] = []
-        series: set[str] = set()
-        size = 0
-        most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + self.before + 1) // 2))
-        for _ in range(min(most, len(self.waiting))):
-            request = self.waiting.popleft()
-            if isinstance(request, _Batch):
-                self.before = 1
-                return request
-            taken.append(request)
-            size += len(request.order.request)
-            series.add(request.series.id)
-            if size >= CALL_BYTES_MAX or len(series) >= CALL_SERIES_MAX:
-                break
-        self.before = len(taken)
-        return taken
+        first = self.waiting[0]
+        if isinstance(first, _Batch):
+            self.before = 1
+            self.waiting.popleft()
+            return first
+        waiting = len(self.waiting)
+        half = max(CALL_REQUESTS_SPLIT, (waiting + self.before + 1) // 2)
+        self.before = min(waiting, half, CALL_REQUESTS_MAX)
+        return [self.waiting.popleft() for _ in range(self.before)]
 
 
 class Allocator:
@@ -269,7 +265,7 @@ class Allocator:
             Unavailable: this process may not allocate now.
         """
         self._gate.require()
-        self._enqueue(request)
+        self._enqueue(self._singles, request)
 
     async def allocate_batch(self, series: Series, orders: Sequence[Order]) -> list[Issued | Settled]:
         """Issues one contiguous run in this order, ids that were issued before answered in their places; or nothing.
@@ -279,7 +275,7 @@ class Allocator:
         """
         self._gate.require()
         batch = _Batch(series, orders)
-        self._enqueue(batch)
+        self._enqueue(self._batches, batch)
         return await batch.answer
 
     async def skip(self, series: Series, nth: int, to: int, why: Why) -> Skip | None:
@@ -346,24 +342,26 @@ class Allocator:
         for shard in answered.turned_dirty:
             self._on_dirty(shard)
 
-    def _enqueue(self, request: Waiting | _Batch) -> None:
-        lanes = self._batches if isinstance(request, _Batch) else self._singles
+    def _enqueue(self, lanes: defaultdict[int, _Lane], request: Waiting | _Batch) -> None:
         lane = lanes[request.series.shard if self._by_shard else 0]
         lane.waiting.append(request)
-        if lane.is_full(len(lane.running)):
+        if len(lane.waiting) >= lane.due:
             lane.running.add(asyncio.get_running_loop().create_task(self._run(lane)))
+            lane.due = lane.enough(len(lane.running))
 
     async def _run(self, lane: _Lane) -> None:
         taken: list[Waiting] | _Batch = []
         try:
-            while lane.is_full(len(lane.running) - 1):
+            while len(lane.waiting) >= lane.enough(len(lane.running) - 1):
                 taken = lane.take()
+                lane.due = lane.enough(len(lane.running))
                 answer = await self._call(taken)
                 # After the next call is on its way, so that the server works meanwhile.
                 asyncio.get_running_loop().call_soon(answer)
                 taken = []
         finally:
             lane.running -= {asyncio.current_task()}
+            lane.due = lane.enough(len(lane.running))
             stopping = Unavailable("Seriatim is stopping. Repeat the request with the same id.")
             _fail(taken, stopping)
             if not lane.running:  # nobody comes for them
@@ -423,7 +421,7 @@ class Allocator:
         if type(reply) is Issued:
             request.succeed(reply)
         elif self._again(request, reply):
-            self._enqueue(request)
+            self._enqueue(self._singles, request)
         else:
             try:
                 answer = _read(reply, request.series)
@@ -439,7 +437,7 @@ class Allocator:
         try:
             for reply in allocated.told():
                 if type(reply) is not Issued and self._again(batch, reply):
-                    self._enqueue(batch)
+                    self._enqueue(self._batches, batch)
                     return
                 answers.append(reply if type(reply) is Issued else _read(reply, batch.series))
         except SeriatimError as error:

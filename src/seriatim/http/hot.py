@@ -11,7 +11,7 @@ bodies, a head that was parsed before is not parsed again.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import cast
+from typing import Protocol, cast
 
 import msgspec
 from starlette.types import ASGIApp
@@ -23,7 +23,7 @@ from seriatim.http.edge import SECURITY_HEADERS, Edge, new_request_id
 from seriatim.http.heads import Head, Heads
 from seriatim.http.sequence import read_entry
 from seriatim.keyspace import Issued, Rendering
-from seriatim.ledger import Ledger, Put
+from seriatim.ledger import Ledger, Outcome, Put
 from seriatim.messages import EntryAnswer
 from seriatim.model import timestamp, uuid_text
 
@@ -31,21 +31,50 @@ FIXED = [(b"content-type", b"application/json"), *((k.lower().encode(), v.encode
 LINES = b"".join(b"%b: %b\r\n" % header for header in (*FIXED, *SECURITY_HEADERS))
 
 
+class Nobody:
+    """Stands where a task would wait for a request's body."""
+
+    def set(self) -> None:
+        """Wakes nobody."""
+
+
+class Answering(Protocol):
+    """A connection."""
+
+    def answer(self, request: HotRequest, outcome: Outcome) -> None:
+        """Answers a request that was on the hot path until now."""
+
+
 class HotRequest(Put):
-    """A request on the hot path; from when it has entered until it leaves it counts as being worked on."""
+    """A request on the hot path; from when its head was admitted until it leaves it counts as being worked on.
 
-    __slots__ = ("body", "entry_id", "head", "principal", "series_id", "target")
+    It has what uvicorn's protocol wants to know of the one that it works on, too.
+    """
 
-    def __init__(self, target: bytes, head: Head) -> None:
+    __slots__ = (
+        *("body", "connection", "entry_id", "head", "principal", "series_id", "target"),
+        *("disconnected", "keep_alive", "more_body", "response_complete"),
+    )
+    message_event = Nobody()
+
+    def __init__(  # noqa: PLR0913, PLR0917 -- its parts, all at once
+        self, connection: Answering, target: bytes, head: Head, principal: Principal, series_id: str, entry_id: str
+    ) -> None:
+        self.connection = connection
         self.target = target
         self.head = head
-        self.body = b""
-
-    def enter(self, principal: Principal, series_id: str, entry_id: str) -> None:
-        """Says what it asks for, and who."""
         self.principal = principal
         self.series_id = series_id
         self.entry_id = entry_id
+        self.body = b""
+        self.more_body = True
+        self.keep_alive = True
+        self.disconnected = False
+        self.response_complete = False
+
+    def tell(self, outcome: Outcome) -> None:
+        """Lets the connection answer."""
+        self.connection.answer(self, outcome)
 
 
 class HotPath:
@@ -57,18 +86,17 @@ class HotPath:
         self._ledger = ledger
         self.heads = Heads(body_bytes_max)
 
-    def enter(self, request: HotRequest, series_id: str, entry_id: str) -> bool:
-        """Takes a PUT whose head is there, unless it must take the ordinary way."""
-        principal = self._authenticator.known(request.head.credentials)
+    def admit(self, head: Head) -> Principal | None:
+        """Returns whose request a PUT with this head is, None when it must take the ordinary way."""
+        principal = self._authenticator.known(head.credentials)
         if principal is None or not principal.company or "allocate" not in principal.scopes or not self._edge.enter():
-            return False
+            return None
         try:
             principal.allowance.__enter__()
         except SeriatimError:
             self._edge.leave()
-            return False
-        request.enter(principal, series_id, entry_id)
-        return True
+            return None
+        return principal
 
     def leave(self, request: HotRequest, *, undone: bool = False) -> None:
         """Ends a request; `undone` when it takes the ordinary way, where it is counted anew."""
@@ -83,12 +111,12 @@ class HotPath:
         except SeriatimError:
             return False
 
-    def answer(self, request: HotRequest, issued: Issued) -> tuple[bytes, bytes]:
-        """Returns the lines of the headers that differ, and the body."""
+    def answer(self, request: HotRequest, issued: Issued) -> bytes:
+        """Returns the answer from the headers on that are its own."""
         content = issued_content(request.series_id, request.entry_id, issued)
         named = (request.head.named or new_request_id()).encode()
-        lines = b"content-length: %d\r\nx-request-id: %b\r\n" % (len(content), named)
-        return (lines + b"idempotent-replayed: true\r\n" if issued.replayed else lines), content
+        more = b"idempotent-replayed: true\r\n" if issued.replayed else b""
+        return b"content-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (len(content), named, more, content)
 
     def refusing(self, error: SeriatimError) -> ASGIApp:
         """Returns an app that answers an error."""
@@ -97,20 +125,25 @@ class HotPath:
 
 def issued_content(series_id: str, entry_id: str, issued: Issued) -> bytes:
     """Returns an entry as the ordinary way answers it; what all entries of a rendering share is written once."""
-    run, values = issued.run, issued.values()
+    run, nth = issued.run, issued.nth
     sig, meta = issued.carried()
-    counted = [values[field - 1] for field in run.rendering.counted]
+    said: list[bytes | int] = [entry_id.encode(), series_id.encode()]
+    said += [run.values[field - 1] + nth for field in run.rendering.counted]
     at = timestamp(run.time).encode()
-    names = entry_id.encode(), series_id.encode()
-    said = (*names, *counted, issued.position, values[0], meta or b"{}", b'"%b"' % sig if sig else b"", at, at)
+    said += run.first + nth, run.values[0] + nth, meta or b"{}", b'"%b"' % sig if sig else b"", at, at
+    first, linked = _contents(run.rendering)
     if not issued.previous:
-        return _content(run.rendering, linked=False) % said
-    return _content(run.rendering, linked=True) % (*said, uuid_text(issued.previous).encode())
+        return first % tuple(said)
+    said.append(uuid_text(issued.previous).encode())
+    return linked % tuple(said)
 
 
 @lru_cache(maxsize=1024)
-def _content(rendering: Rendering, *, linked: bool) -> bytes:
-    """Returns the answer of entries that have a rendering, with places for what they do not share (printf)."""
+def _contents(rendering: Rendering) -> tuple[bytes, bytes]:
+    """Returns the answers of entries that have a rendering, with places for what they do not share (printf).
+
+    That of a series' first entry, and that of one behind another.
+    """
     blank = EntryAnswer(
         id="%b",
         series_id="%b",
@@ -122,6 +155,5 @@ def _content(rendering: Rendering, *, linked: bool) -> bytes:
         sigs=cast("list[str]", msgspec.Raw(b"[%b]")),
         created_at="%b",
         updated_at="%b",
-        previous_id="%b" if linked else None,
     )
-    return encode(blank)
+    return encode(blank), encode(msgspec.structs.replace(blank, previous_id="%b"))

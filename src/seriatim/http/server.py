@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -20,32 +20,6 @@ FRAMING = {b"content-length", b"transfer-encoding"}
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class _Nobody:
-    """Stands where a task would wait for a request's body."""
-
-    def set(self) -> None:
-        """Wakes nobody."""
-
-
-class HotCycle(HotRequest):
-    """A request on the hot path, and what uvicorn's protocol wants to know of the one that it works on."""
-
-    __slots__ = ("connection", "disconnected", "keep_alive", "more_body", "response_complete")
-    message_event = _Nobody()
-
-    def __init__(self, connection: Connection, target: bytes, head: Head) -> None:
-        super().__init__(target, head)
-        self.connection = connection
-        self.more_body = True
-        self.keep_alive = True
-        self.disconnected = False
-        self.response_complete = False
-
-    def tell(self, outcome: Outcome) -> None:
-        """Lets the connection answer."""
-        self.connection.answer(self, outcome)
-
-
 class Connection(HttpToolsProtocol):
     """A connection that ends when a request's line and headers are too long; its parser would take any number.
 
@@ -53,12 +27,14 @@ class Connection(HttpToolsProtocol):
     as one on the hot path is not answered, those behind it wait as behind any other.
     """
 
+    cycle: Any
+    """The request that is worked on, or was last: uvicorn's RequestResponseCycle, or a HotRequest."""
     _in_message = False
     _in_head = False
     _in_middle = False
     _offered = False
     _broken = False
-    _whole: HotCycle | RequestResponseCycle | None = None
+    _whole: HotRequest | RequestResponseCycle | None = None
     """The last request that has arrived as a whole."""
     _served: RequestResponseCycle | None = None
     """The last one that an app was given, which others may stand behind."""
@@ -85,8 +61,8 @@ class Connection(HttpToolsProtocol):
         if head is None or not self._take(whole, head):
             before = self.cycle
             self._parse(data)
-            cycle: Any = self.cycle
-            if type(cycle) is HotCycle and cycle is not before and not cycle.more_body:
+            cycle = self.cycle
+            if type(cycle) is HotRequest and cycle is not before and not cycle.more_body:
                 self._heads.remember(whole, cycle.head)
 
     def _parse(self, data: bytes) -> None:
@@ -149,17 +125,16 @@ class Connection(HttpToolsProtocol):
         self._submit(hot)
         return True
 
-    def _enter(self, target: bytes, head: Head, series_id: str, entry_id: str) -> HotCycle | None:
-        hot = HotCycle(self, target, head)
-        if not self._path.enter(hot, series_id, entry_id):
+    def _enter(self, target: bytes, head: Head, series_id: str, entry_id: str) -> HotRequest | None:
+        principal = self._path.admit(head)
+        if principal is None:
             return None
-        self.cycle = cast("RequestResponseCycle", hot)
+        self.cycle = hot = HotRequest(self, target, head, principal, series_id, entry_id)
         return hot
 
     def _idle(self) -> bool:
         """Whether the next request can be answered as soon as it is there."""
-        cycle: RequestResponseCycle | None = self.cycle
-        answered = cycle is None or cycle.response_complete
+        answered = self.cycle is None or self.cycle.response_complete
         return answered and not self.flow.write_paused and not self.transport.is_closing()
 
     def on_message_begin(self) -> None:
@@ -194,12 +169,11 @@ class Connection(HttpToolsProtocol):
             return
         self._in_message = False
         super().on_message_complete()
-        cycle: Any = self.cycle
-        self._whole = cycle
-        if type(cycle) is HotCycle:
-            self._submit(cycle)
+        self._whole = self.cycle
+        if type(self.cycle) is HotRequest:
+            self._submit(self.cycle)
 
-    def _submit(self, hot: HotCycle) -> None:
+    def _submit(self, hot: HotRequest) -> None:
         if not self._path.submit(hot):
             self._path.leave(hot, undone=True)
             self._serve(hot, self.app)
@@ -214,24 +188,23 @@ class Connection(HttpToolsProtocol):
         if self._served is not None and not self._served.response_complete:
             self._served.disconnected = True
             self._served.message_event.set()
-        cycle: Any = self.cycle
-        if type(cycle) is HotCycle and cycle.more_body:
-            self._path.leave(cycle)
+        if type(self.cycle) is HotRequest and self.cycle.more_body:
+            self._path.leave(self.cycle)
 
-    def answer(self, hot: HotCycle, outcome: Outcome) -> None:
+    def answer(self, hot: HotRequest, outcome: Outcome) -> None:
         """Answers a request that was on the hot path until now."""
-        written = self._path.answer(hot, outcome) if isinstance(outcome, Issued) else None
+        written = self._path.answer(hot, outcome) if type(outcome) is Issued else b""
         self._path.leave(hot, undone=outcome is None)
         if self.transport.is_closing():
             return
-        if written is not None:
-            self._write(hot, *written)
+        if written:
+            self._write(hot, written)
         elif isinstance(outcome, SeriatimError):
             self._serve(hot, self._path.refusing(outcome))
         else:
             self._serve(hot, self.app)
 
-    def _write(self, hot: HotCycle, lines: bytes, content: bytes) -> None:
+    def _write(self, hot: HotRequest, answer: bytes) -> None:
         stamps, stamp = self._stamped
         if stamps is not self.server_state.default_headers:
             stamps = self.server_state.default_headers
@@ -239,9 +212,9 @@ class Connection(HttpToolsProtocol):
             self._stamped = stamps, stamp
         hot.response_complete = True
         if hot.keep_alive:
-            self.transport.write(b"%b%b\r\n%b" % (stamp, lines, content))
+            self.transport.write(stamp + answer)
         else:
-            self.transport.write(b"%b%bconnection: close\r\n\r\n%b" % (stamp, lines, content))
+            self.transport.write(b"%bconnection: close\r\n%b" % (stamp, answer))
             self.transport.close()
         self.on_response_complete()
 
@@ -262,7 +235,7 @@ class Connection(HttpToolsProtocol):
         elif self.cycle.response_complete:
             super().timeout_keep_alive_handler()
 
-    def _serve(self, hot: HotCycle, app: Any) -> None:
+    def _serve(self, hot: HotRequest, app: Any) -> None:
         """Lets an app answer a request after all."""
         path: Any = {"method": "PUT", "path": hot.target.decode(), "raw_path": hot.target, "query_string": b""}
         scope: Any = self._scope(hot.head.headers) | path
@@ -282,7 +255,7 @@ class Connection(HttpToolsProtocol):
         cycle.body += hot.body
         cycle.more_body = False
         cycle.message_event.set()
-        if cast("Any", self.cycle) is hot:
+        if self.cycle is hot:
             self.cycle = cycle
         if self._whole is hot:
             self._whole = cycle
