@@ -195,17 +195,19 @@ static void rest(Connection *c) {
 /* Looks at what has come: 0 while the answer is not whole. */
 static int take(Connection *c) {
   c->in[c->in_len] = 0;
-  char *body = memmem(c->in, c->in_len, "\r\n\r\n", 4);
-  if (!body) return 0;
-  *body = 0;
-  char *length = strcasestr(c->in, "\r\ncontent-length:"), *closing = strcasestr(c->in, "\r\nconnection: close");
-  *body = '\r';
-  if (!length) {
+  char *line = c->in;
+  size_t bytes = SIZE_MAX;
+  int closing = 0;
+  while ((line = strchr(line, '\n')) && *++line != '\r') {
+    if (!strncasecmp(line, "content-length:", 15)) bytes = strtoul(line + 15, NULL, 10);
+    else if (!strncasecmp(line, "connection: close", 17)) closing = 1;
+  }
+  if (!line || !line[1]) return 0;
+  if (bytes == SIZE_MAX) {
     fprintf(stderr, "an answer without Content-Length\n");
     exit(1);
   }
-  size_t bytes = strtoul(length + 17, NULL, 10);
-  if (c->in_len < (size_t)(body + 4 - c->in) + bytes) return 0;
+  if (c->in_len < (size_t)(line + 2 - c->in) + bytes) return 0;
   count(c, c->in_len > 12 && !memcmp(c->in + 9, "200", 3), bytes);
   if (closing) dial_again(c);
   rest(c);
