@@ -21,7 +21,7 @@ from rivals.documents import META
 from scripted import ALWAYS, MARK, STANDING, TODAY, enrolled, make_series, opened
 from seriatim import scripts
 from seriatim.formats import Window
-from seriatim.groups import Group
+from seriatim.groups import Group, Order
 from seriatim.keyspace import pack_request
 from seriatim.line import Line
 from seriatim.model import Series, canonical_meta
@@ -89,9 +89,8 @@ async def _calls(series: Series) -> list[bytes]:
     recorder = _Recorder()
     meta = canonical_meta(META)
     for _ in range(PREPARED):
-        group = Group(series, Window(*ALWAYS, TODAY))
-        for _ in range(BATCH):
-            group.add(None, pack_request(uuid.uuid4().bytes + MARK, meta))
+        orders = [Order(pack_request(uuid.uuid4().bytes + MARK, meta)) for _ in range(BATCH)]
+        group = Group(series, Window(*ALWAYS, TODAY), orders)
         await scripts.allocate(recorder, STANDING, [group], backlog_max=10**9, atomic=True)
     return recorder.sent
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from seriatim import keyspace, outbox, scripts
 from seriatim.formats import Window
-from seriatim.groups import Group
+from seriatim.groups import Group, Order
 from seriatim.model import Entry, Numbering, Record, Series, Standing, fingerprint, uuid_bytes
 from stack import Valkey, new_id
 
@@ -88,11 +88,10 @@ def stands(client: redis.Redis, shard: int, series: str) -> keyspace.State:
 
 def group(series: Series, ids: list[str], *days: str, mark: bytes = MARK, window: tuple[int, int] = ALWAYS) -> Group:
     """Requests for these ids, each with a meta; for these days, or else for today."""
-    made = Group(series, Window(*window, TODAY))
-    for number, one in enumerate(ids):
-        day = date.fromisoformat(days[number]) if days else None
-        made.add(day, keyspace.pack_request(uuid_bytes(one) + mark, b'{"k":"v"}'))
-    return made
+    on = list(map(date.fromisoformat, days)) if days else [None] * len(ids)
+    pairs = zip(ids, on, strict=True)
+    orders = [Order(keyspace.pack_request(uuid_bytes(one) + mark, b'{"k":"v"}'), day) for one, day in pairs]
+    return Group(series, Window(*window, TODAY), orders)
 
 
 def allocate(server: Valkey, *groups: Group, backlog_max: int = 10**6, atomic: bool = False) -> list[list[Any]]:

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "signing_process": BASE | {"signing"},
     "allocator": BASE | {"keyspace", "groups", "scripts"},
     "definitions": BASE | {"keyspace", "scripts", "registry", "store", "allocator"},
-    "ledger": BASE | {"keyspace", "scripts", "outbox", "store", "allocator", "definitions", "report"},
+    "ledger": BASE | {"keyspace", "groups", "scripts", "outbox", "store", "allocator", "definitions", "report"},
     "messages": BASE,
     "receipts": BASE | {"messages", "signing"},
     "attempts": BASE | {"messages"},

@@ -17,7 +17,7 @@ from seriatim import clients, keyspace, rebuild, recovery, scripts, signing
 from seriatim.config import Config
 from seriatim.errors import ConfigError, Halted, Stale
 from seriatim.formats import window
-from seriatim.groups import Group
+from seriatim.groups import Group, Order
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, Standing, shard_of
 from seriatim.rebuild import Choice, Outcome
@@ -161,8 +161,8 @@ def test_a_server_that_knew_the_scripts_does_not_know_those_of_today(pair: tuple
     async def call() -> None:
         series = store.series(first.series)
         assert series is not None
-        group = Group(series, window("UTC", time.time_ns() // 1_000_000))
-        group.add(None, keyspace.pack_request(bytes(24)))
+        orders = [Order(keyspace.pack_request(bytes(24)))]
+        group = Group(series, window("UTC", time.time_ns() // 1_000_000), orders)
         async with redis.asyncio.Redis.from_url(old.url) as client:
             await scripts.allocate(client, standing, [group], backlog_max=1000)
 

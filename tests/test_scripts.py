@@ -26,7 +26,7 @@ from scripted import (
 )
 from seriatim import keyspace, outbox, scripts
 from seriatim.errors import Damaged, Halted, Stale, Unavailable
-from seriatim.groups import Group
+from seriatim.groups import Group, Order
 from seriatim.model import COUNTER_MAX, Counted, Series, uuid_bytes
 from stack import Valkey, new_id
 
@@ -49,12 +49,13 @@ def test_one_call_answers_each_request_for_itself(server: Valkey) -> None:
     allocate(server, group(one, [old]))
 
     # When one call carries a conflict, a new id, the new id again, and requests for the other series
-    mixed = group(one, [])
-    mixed.add(None, keyspace.pack_request(uuid_bytes(old) + b"another!"))
-    mixed.add(None, keyspace.pack_request(uuid_bytes(new) + MARK, sig=b"a.b.c"))
-    mixed.add(None, keyspace.pack_request(uuid_bytes(new) + MARK, sig=b"d.e.f"))
-    mixed.add(None, keyspace.pack_request(uuid_bytes(old) + MARK))
-    replies = allocate(server, mixed, group(other, [twice, new_id()]))
+    mixed = [
+        Order(keyspace.pack_request(uuid_bytes(old) + b"another!")),
+        Order(keyspace.pack_request(uuid_bytes(new) + MARK, sig=b"a.b.c")),
+        Order(keyspace.pack_request(uuid_bytes(new) + MARK, sig=b"d.e.f")),
+        Order(keyspace.pack_request(uuid_bytes(old) + MARK)),
+    ]
+    replies = allocate(server, group(one, [])._replace(orders=mixed), group(other, [twice, new_id()]))
 
     # Then the conflict touches no neighbour, the repetition is a replay, and each series counts for itself
     assert [reply[0] for reply in replies] == [b"conflict", b"issued", b"replayed", b"replayed", b"issued", b"issued"]
@@ -251,8 +252,8 @@ def test_a_batch_is_one_run_or_nothing(server: Valkey) -> None:
 
     # And with one element that is refused, nothing changes at all
     before = server.dump()
-    refused = group(series, [new_id(), new_id()])
-    refused.add(None, keyspace.pack_request(uuid_bytes(known) + b"another!"))
+    sound = group(series, [new_id(), new_id()])
+    refused = sound._replace(orders=[*sound.orders, Order(keyspace.pack_request(uuid_bytes(known) + b"another!"))])
     assert [reply[0] for reply in allocate(server, refused, atomic=True)] == [b"issued", b"issued", b"conflict"]
     assert server.dump() == before
     assert allocate(server, group(series, [new_id() for _ in range(3)]), backlog_max=5, atomic=True)[2] == [b"backlog"]

@@ -16,7 +16,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from datetime import date
 from functools import partial
 from typing import Any
 
@@ -27,7 +26,7 @@ from redis.asyncio.cluster import RedisCluster
 from seriatim import keyspace, scripts
 from seriatim.errors import Conflict, Damaged, Invalid, SeriatimError, Unavailable
 from seriatim.formats import window
-from seriatim.groups import Group
+from seriatim.groups import Group, Order
 from seriatim.keyspace import Issued
 from seriatim.model import Series, Skip, Standing, Void, Why
 
@@ -100,20 +99,6 @@ class Uninstalled(Unavailable):
     def __init__(self, *, changing_ms: int | None = None) -> None:
         super().__init__("The series' definition is being changed. Repeat the request.")
         self.changing_ms = changing_ms
-
-
-class Order(msgspec.Struct, frozen=True, gc=False):
-    """A number that is asked for.
-
-    Args:
-        request: as `keyspace.pack_request` returns it.
-        day: the document's date; None for today.
-        claimed: it comes to this series because that is the company's default.
-    """
-
-    request: bytes
-    day: date | None
-    claimed: bool = False
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False):
@@ -392,7 +377,11 @@ class Allocator:
         """Returns what is replied to the orders. With those of a series goes the time that it is there at least."""
         standing = self._gate.require()
         local_ms = time.time_ns() // 1_000_000
-        groups = [_group(series, orders, max(local_ms + self._skew_ms, now_ms)) for series, orders, now_ms in asked]
+        there_ms = local_ms + self._skew_ms
+        groups = [
+            Group(series, window(series.numbering.timezone, max(there_ms, now_ms)), orders)
+            for series, orders, now_ms in asked
+        ]
         allocated = await scripts.allocate(self._client, standing, groups, backlog_max=self._backlog_max, atomic=atomic)
         self._skew_ms = allocated.now_ms - local_ms
         self._wake(allocated)
@@ -455,20 +444,6 @@ class Allocator:
         request.tries += 1
         request.now_ms = reply[1]
         return True
-
-
-def _group(series: Series, orders: Sequence[Order], now_ms: int) -> Group:
-    """Returns the orders of one series as they go into a call, at the time that it is there."""
-    group = Group(series, window(series.numbering.timezone, now_ms))
-    day, claimed = orders[0].day, orders[0].claimed
-    alike: list[bytes] = []
-    for order in orders:
-        if order.day != day or order.claimed is not claimed:
-            group.add(day, *alike, claimed=claimed)
-            day, claimed, alike = order.day, order.claimed, []
-        alike.append(order.request)
-    group.add(day, *alike, claimed=claimed)
-    return group
 
 
 def _in_list(error: SeriatimError, number: int) -> SeriatimError:

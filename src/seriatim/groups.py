@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,22 +16,26 @@ from seriatim.keyspace import Rendering, shard_keys
 from seriatim.model import Numbering, Series
 
 
-class Group:
-    """The requests of one series in a call of allocate.lua."""
+class Order(msgspec.Struct, frozen=True, gc=False):
+    """A number that is asked for.
 
-    def __init__(self, series: Series, window: Window) -> None:
-        self.series = series
-        self.window = window
-        self.stretches: list[tuple[bytes, list[bytes]]] = []
-        """Requests that follow one another and have the same rendering, behind that."""
+    Args:
+        request: as `keyspace.pack_request` returns it.
+        day: the document's date; None for today.
+        claimed: it comes to this series because that is the company's default.
+    """
 
-    def add(self, day: date | None, *requests: bytes, claimed: bool = False) -> None:
-        """Adds requests, as `keyspace.pack_request` returns them, for a date or for today."""
-        rendering = rendered(self.series.numbering, day or self.window.today, claimed)
-        if self.stretches and self.stretches[-1][0] == rendering:
-            self.stretches[-1][1].extend(requests)
-        else:
-            self.stretches.append((rendering, [*requests]))
+    request: bytes
+    day: date | None = None
+    claimed: bool = False
+
+
+class Group(NamedTuple):
+    """The orders of one series in a call of allocate.lua, and the day that it is there."""
+
+    series: Series
+    window: Window
+    orders: Sequence[Order]
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -80,17 +85,34 @@ def packed(groups: Sequence[Group]) -> tuple[list[str], list[int], list[bytes | 
     rules: dict[bytes, int] = {}
     renderings: dict[bytes, int] = {}
     parts: list[bytes] = []
-    for group in groups:
-        series = group.series
-        if series.shard < before:
+    for series, window, orders in groups:
+        shard = series.shard
+        if shard < before:
             raise ValueError("groups must be in the order of their shards")
-        before = series.shard
-        shards[series.shard] = shards.get(series.shard, 0) + 1
-        applying = rules.setdefault(ruled(series.numbering, group.window), len(rules) + 1)
-        parts.append(_group(applying, series.version, len(group.stretches)))
-        for rendering, requests in group.stretches:
+        before = shard
+        shards[shard] = shards.get(shard, 0) + 1
+        applying = rules.setdefault(ruled(series.numbering, window), len(rules) + 1)
+        stretches = _stretches(series.numbering, window.today, orders)
+        parts.append(_group(applying, series.version, len(stretches)))
+        for rendering, requests in stretches:
             parts.append(_stretch(renderings.setdefault(rendering, len(renderings) + 1), len(requests)))
             parts += requests
     keys = [key for shard in shards for key in shard_keys(shard)]
     common = _pack((list(shards.values()), list(map(msgspec.Raw, rules)), list(map(msgspec.Raw, renderings))))
     return keys, list(shards), [common, b"".join(parts), *[group.series.id for group in groups]]
+
+
+def _stretches(numbering: Numbering, today: date, orders: Sequence[Order]) -> list[tuple[bytes, list[bytes]]]:
+    """Returns the requests of orders that follow one another and have the same rendering, behind that."""
+    found: list[tuple[bytes, list[bytes]]] = []
+    day, claimed = orders[0].day, orders[0].claimed
+    requests: list[bytes] = []
+    for order in orders:
+        if not found or order.day != day or order.claimed is not claimed:
+            day, claimed = order.day, order.claimed
+            rendering = rendered(numbering, day or today, claimed)
+            if not found or found[-1][0] != rendering:
+                requests = []
+                found.append((rendering, requests))
+        requests.append(order.request)
+    return found

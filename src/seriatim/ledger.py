@@ -16,9 +16,10 @@ import msgspec
 import redis.asyncio
 
 from seriatim import formats, keyspace, scripts
-from seriatim.allocator import Allocator, Gate, Order, Settled, Uninstalled, Waiting
+from seriatim.allocator import Allocator, Gate, Settled, Uninstalled, Waiting
 from seriatim.definitions import Definitions, SeriesView, Warden
 from seriatim.errors import Conflict, Damaged, Halted, Invalid, NotFound, SeriatimError, Stale, Unavailable
+from seriatim.groups import Order
 from seriatim.keyspace import Issued
 from seriatim.model import (
     COUNTER_MAX,

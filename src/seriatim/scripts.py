@@ -211,7 +211,7 @@ async def allocate(
     """
     keys, shards, said = packed(groups)
     arguments = (str(backlog_max), str(int(atomic)), *said)
-    asked = [request for group in groups for _, stretch in group.stretches for request in stretch]
+    asked = [order.request for group in groups for order in group.orders]
     return _answered(await _evaluate(client, "allocate", keys, standing, *arguments), shards, asked)
 
 
