@@ -175,6 +175,7 @@ def making(data_dir: Path, port: int, settings: dict[str, str]) -> Iterator[IO[s
         process.wait(25)
 
 
+@pytest.mark.timeout(300)  # there are many, and a slow machine takes two seconds for each
 def test_the_documents_are_true(directory: Path, tmp_path: Path) -> None:
     # Given the commands of all documents, in order, and what they print
     snippets = [snippet for document in DOCUMENTS for snippet in read(document)]
