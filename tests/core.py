@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from seriatim import signing
 from seriatim.config import Config
 from seriatim.http.app import Front
-from seriatim.model import SeriesFields
+from seriatim.model import SeriesFields, shard_of
 from seriatim.signing import Signer
 from seriatim.store import Store
 from seriatim.worker import Drainer
@@ -44,6 +44,11 @@ def make_drainer(valkey: Valkey, store: Store, config: Config) -> Drainer:
 
 def drain_all(drainer: Drainer) -> None:
     until(lambda: not any(drainer.drain(shard) for shard in range(SHARDS)))
+
+
+def id_in(shard: int) -> str:
+    """The id of a series of this shard."""
+    return next(series for series in iter(new_id, "") if shard_of(series, SHARDS) == shard)
 
 
 async def make_series(front: Front, company: str, fields: SeriesFields | None = None) -> str:

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
-from core import SHARDS, drain_all, make_config, make_drainer, make_series, running_front
-from seriatim import allocator, worker
+from core import SHARDS, drain_all, id_in, make_config, make_drainer, make_series, running_front
+from seriatim import allocator, keyspace, worker
 from seriatim.config import Config
 from seriatim.errors import Conflict, NotFound, Unavailable
 from seriatim.http.app import Front
 from seriatim.ledger import Ledger, Wanted
-from seriatim.model import Entry, SeriesFields, canonical_meta, shard_of
+from seriatim.model import Entry, SeriesFields, canonical_meta
 from seriatim.store import Store
 from seriatim.worker import Drainer
 from stack import Valkey, new_id, until
@@ -308,9 +308,16 @@ def make_company(front: Front) -> str:
     return front.store.create_company(new_id(), "test").id
 
 
-@pytest.mark.parametrize(("most", "calls"), [(allocator.CALL_REQUESTS_MAX, 1), (3, 4)])
+@pytest.mark.parametrize(
+    ("bound", "calls"),
+    [
+        (("CALL_REQUESTS_MAX", allocator.CALL_REQUESTS_MAX), 1),
+        (("CALL_REQUESTS_MAX", 3), 4),
+        (("CALL_BYTES_MAX", len(keyspace.pack_request(bytes(24))) * 3), 4),
+    ],
+)
 def test_what_waits_goes_in_one_call_whatever_its_shard(
-    valkey: Valkey, config: Config, monkeypatch: pytest.MonkeyPatch, most: int, calls: int
+    valkey: Valkey, config: Config, monkeypatch: pytest.MonkeyPatch, bound: tuple[str, int], calls: int
 ) -> None:
     # Given three series of each shard, that have been numbered in
 
@@ -328,7 +335,7 @@ def test_what_waits_goes_in_one_call_whatever_its_shard(
             puts = [front.ledger.put_entry(company, series, Wanted(new_id())) for series in every]
             return [entry for entry, _ in await asyncio.gather(*puts)]
 
-    monkeypatch.setattr(allocator, "CALL_REQUESTS_MAX", most)
+    monkeypatch.setattr(allocator, *bound)
     entries = asyncio.run(number())
 
     # Then they travel together, as far as a call may carry them, and each is the second of its series
@@ -373,10 +380,6 @@ def test_more_than_one_call_is_in_flight_only_for_batches(
     assert sorted(entry.position for run in runs for entry in run) == list(range(2, 32))
     if batches:
         assert all([entry.position - run[0].position for entry in run] == [0, 1, 2, 3, 4] for run in runs)
-
-
-def id_in(shard: int) -> str:
-    return next(series for series in iter(new_id, "") if shard_of(series, SHARDS) == shard)
 
 
 def woken(valkey: Valkey) -> set[str]:

@@ -17,6 +17,7 @@ from seriatim.groups import Group, Order, packed, rendered
 from seriatim.keyspace import pack_request
 from seriatim.model import Series
 
+SIZE = len(pack_request(bytes(24)))
 DAYS = (None, TODAY, date(2026, 11, 20))
 ORDERS = st.lists(
     st.builds(
@@ -63,8 +64,8 @@ def test_orders_are_packed_as_they_came_in_as_few_stretches_as_can_be(asked: lis
             kinds.append(nth)
             at += 4
             for _ in range(count):
-                said.append((bytes(renderings[nth - 1]), requests[at : at + 29]))
-                at += 29
+                said.append((bytes(renderings[nth - 1]), requests[at : at + SIZE]))
+                at += SIZE
         wanted = [(rendered(one.numbering, order.day or TODAY, order.claimed), order.request) for order in orders]
         assert said == wanted
         assert all(before != after for before, after in pairwise(kinds))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from core import drain_all, make_config, make_drainer, make_series, running_front
+from core import SHARDS, drain_all, id_in, make_config, make_drainer, make_series, running_front
 from scripted import stands
 from seriatim import keyspace, recovery, scripts
 from seriatim.errors import Halted, Unavailable
@@ -380,9 +380,7 @@ def test_one_contradiction_halts_every_process(valkey: Valkey, store: Store) -> 
         config = make_config(valkey, store.engine.url.render_as_string(hide_password=False))
         company = store.create_company("c", "test").id
         async with running_front(config) as one, running_front(config) as other:
-            ids = iter(new_id, None)
-            shards = range(store.data_set().shards)
-            series, *sound = (next(made for made in ids if shard_of(made, len(shards)) == shard) for shard in shards)
+            series, *sound = map(id_in, range(SHARDS))
             for each in (series, *sound):
                 await one.definitions.put(company, each, SeriesFields(prefix="T-"))
                 await other.ledger.put_entry(company, each, Wanted(new_id()))

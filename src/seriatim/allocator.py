@@ -33,7 +33,8 @@ from seriatim.model import Series, Skip, Standing, Void, Why
 log = structlog.stdlib.get_logger(__name__)
 
 CALL_REQUESTS_MAX = 128
-"""Keeps a script's run at a few milliseconds; at about ten, if each is in another series and as long as it may be."""
+CALL_BYTES_MAX = 1024 * 1024
+"""Bounds that keep a script's run at a few milliseconds, were each request for a series of its own."""
 CALL_REQUESTS_SPLIT = 16
 """So few go together, however many come after them: each would gain less than the second call costs."""
 CALLS_AT_ONCE = 2
@@ -179,15 +180,13 @@ class _Lane:
         at_once: so many calls may be in flight.
     """
 
-    __slots__ = ("at_once", "before", "due", "running", "waiting")
+    __slots__ = ("at_once", "before", "running", "waiting")
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
         self.before = 1
         """How many went with the last call."""
-        self.due = 1
-        """How many must wait for another call to go: `enough` beside those that are running."""
-        self.waiting: deque[Any] = deque()
+        self.waiting: deque[Waiting | _Batch] = deque()
         self.running: set[asyncio.Task[None]] = set()
 
     def enough(self, others: int) -> int:
@@ -203,15 +202,18 @@ class _Lane:
         process works for the other. Neither waits long for the other if both are of a size, so that a call takes half
         of those who are around: they wait, or went with the last call.
         """
-        first = self.waiting[0]
-        if isinstance(first, _Batch):
-            self.before = 1
-            self.waiting.popleft()
-            return first
-        waiting = len(self.waiting)
-        half = max(CALL_REQUESTS_SPLIT, (waiting + self.before + 1) // 2)
-        self.before = min(waiting, half, CALL_REQUESTS_MAX)
-        return [self.waiting.popleft() for _ in range(self.before)]
+        taken: list[Waiting] = []
+        size = 0
+        most = min(CALL_REQUESTS_MAX, max(CALL_REQUESTS_SPLIT, (len(self.waiting) + self.before + 1) // 2))
+        while self.waiting and len(taken) < most and size < CALL_BYTES_MAX:
+            request = self.waiting.popleft()
+            if isinstance(request, _Batch):
+                self.before = 1
+                return request
+            taken.append(request)
+            size += len(request.order.request)
+        self.before = len(taken)
+        return taken
 
 
 class Allocator:
@@ -330,23 +332,20 @@ class Allocator:
     def _enqueue(self, lanes: defaultdict[int, _Lane], request: Waiting | _Batch) -> None:
         lane = lanes[request.series.shard if self._by_shard else 0]
         lane.waiting.append(request)
-        if len(lane.waiting) >= lane.due:
+        if len(lane.waiting) >= lane.enough(len(lane.running)):
             lane.running.add(asyncio.get_running_loop().create_task(self._run(lane)))
-            lane.due = lane.enough(len(lane.running))
 
     async def _run(self, lane: _Lane) -> None:
         taken: list[Waiting] | _Batch = []
         try:
             while len(lane.waiting) >= lane.enough(len(lane.running) - 1):
                 taken = lane.take()
-                lane.due = lane.enough(len(lane.running))
                 answer = await self._call(taken)
                 # After the next call is on its way, so that the server works meanwhile.
                 asyncio.get_running_loop().call_soon(answer)
                 taken = []
         finally:
             lane.running -= {asyncio.current_task()}
-            lane.due = lane.enough(len(lane.running))
             stopping = Unavailable("Seriatim is stopping. Repeat the request with the same id.")
             _fail(taken, stopping)
             if not lane.running:  # nobody comes for them

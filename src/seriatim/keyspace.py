@@ -201,7 +201,6 @@ class Run(msgspec.Struct, frozen=True):
 
 _rendering = lru_cache(maxsize=4096)(msgspec.json.Decoder(Rendering).decode)
 _head = struct.Struct(">36sdIddHBB")
-_firsts = [struct.Struct(f">{count}d") for count in range(256)]
 
 
 def unpack_run(head: bytes) -> Run:
@@ -212,14 +211,14 @@ def unpack_run(head: bytes) -> Run:
     """
     try:
         series, first, k, time, _, count, previous, values = _head.unpack_from(head)
-        firsts = _firsts[values].unpack_from(head, _head.size)
+        firsts = struct.unpack_from(f">{values}d", head, _head.size)
         begin = _head.size + 8 * values
         rendering = _rendering(head[begin + previous :])
     except (struct.error, msgspec.DecodeError):
         of = head[:SERIES_BYTES].decode(errors="replace")
         raise Damaged(f"A run in the outbox of series {of} is cut short.") from None
-    before = head[begin : begin + previous]
-    return Run(series.decode(), int(first), k, count, int(time), before, tuple(map(int, firsts)), rendering)
+    before, counters = head[begin : begin + previous], tuple(map(int, firsts))
+    return Run(series.decode(), int(first), k, count, int(time), before, counters, rendering)
 
 
 _length = struct.Struct(">I").pack

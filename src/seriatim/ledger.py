@@ -68,8 +68,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
         """Returns what the allocator needs of it."""
         tag = uuid_bytes(self.id) + fingerprint(self.meta, self.day)
         meta = b"" if self.meta == b"{}" else self.meta
-        sig = self.sig.encode() if self.sig else b""
-        return Order(keyspace.pack_request(tag, meta, sig), self.day, claimed)
+        return Order(keyspace.pack_request(tag, meta, (self.sig or "").encode()), self.day, claimed)
 
 
 class _Reader:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
-from binascii import hexlify, unhexlify
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Literal
@@ -255,15 +253,13 @@ def parse_day(text: str) -> date | None:
 
 def uuid_bytes(text: str) -> bytes:
     """Returns the 16 bytes of a canonical UUID."""
-    return unhexlify(text.replace("-", ""))
-
-
-_uuid_groups = struct.Struct("8s4s4s4s12s").unpack
+    return bytes.fromhex(text.replace("-", ""))
 
 
 def uuid_text(raw: bytes) -> str:
     """Returns the canonical text of a UUID's 16 bytes."""
-    return b"-".join(_uuid_groups(hexlify(raw))).decode()
+    digits = raw.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode

@@ -125,12 +125,12 @@ class HotPath:
 
 def issued_content(series_id: str, entry_id: str, issued: Issued) -> bytes:
     """Returns an entry as the ordinary way answers it; what all entries of a rendering share is written once."""
-    run, nth = issued.run, issued.nth
+    run, values = issued.run, issued.values()
     sig, meta = issued.carried()
     said: list[bytes | int] = [entry_id.encode(), series_id.encode()]
-    said += [run.values[field - 1] + nth for field in run.rendering.counted]
+    said += [values[field - 1] for field in run.rendering.counted]
     at = timestamp(run.time).encode()
-    said += run.first + nth, run.values[0] + nth, meta or b"{}", b'"%b"' % sig if sig else b"", at, at
+    said += issued.position, values[0], meta or b"{}", b'"%b"' % sig if sig else b"", at, at
     first, linked = _contents(run.rendering)
     if not issued.previous:
         return first % tuple(said)
