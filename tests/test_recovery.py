@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from starlette.applications import Starlette
 
 from core import SHARDS, drain_all, id_in, make_config, make_drainer, make_series, running_front
 from scripted import stands
 from seriatim import keyspace, recovery, scripts
 from seriatim.errors import Halted, Unavailable
+from seriatim.http.app import Front
 from seriatim.ledger import Wanted
+from seriatim.line import ANSWER_S
 from seriatim.model import SeriesFields, Standing, Why, shard_of
 from seriatim.store import Store
 from stack import Up, Valkey, entry_path, new_id, put_entry, put_series, until
@@ -410,6 +414,31 @@ def test_a_server_that_is_down_is_unavailable_and_not_loss(valkey: Valkey, store
     with pytest.raises(Unavailable) as refused:
         meet(valkey, store)
     assert not isinstance(refused.value, Halted)
+
+
+def test_an_api_process_lets_nobody_in_before_it_has_met_its_server(valkey: Valkey, store: Store) -> None:
+    async def run() -> None:
+        front = Front(make_config(valkey, store.engine.url.render_as_string(hide_password=False)))
+
+        # When it has started
+        async with front.running(Starlette()):
+            # Then whoever comes first is not told that it is starting
+            assert front.gate.closed() is None
+
+    asyncio.run(run())
+
+
+def test_an_api_process_starts_beside_a_server_that_does_not_answer(valkey: Valkey, store: Store) -> None:
+    async def run() -> None:
+        front = Front(make_config(valkey, store.engine.url.render_as_string(hide_password=False)))
+        valkey.process.send_signal(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(ANSWER_S), front.running(Starlette()):
+                assert front.gate.closed()
+        finally:
+            valkey.process.send_signal(signal.SIGCONT)
+
+    asyncio.run(run())
 
 
 def test_redis_without_its_data_answers_503_and_the_store_is_still_read(up: Up) -> None:

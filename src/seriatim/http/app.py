@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -119,8 +119,14 @@ class Front:
 
     @asynccontextmanager
     async def running(self, _app: Starlette) -> AsyncIterator[None]:
-        """Watches the Redis server for as long as the app runs."""
+        """Watches the Redis server for as long as the app runs.
+
+        Before requests are let in, the server was met, or takes long for it: behind one socket another process may be
+        ready long since, and whoever has heard that is not to be told that this one is starting.
+        """
         watching = asyncio.create_task(self.watch.run())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.watch.tried.wait(), READY_TIMEOUT_S)
         try:
             yield
         finally:
