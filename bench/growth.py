@@ -16,7 +16,8 @@ from options import Options, turned
 from parts import Front, Parts
 
 SMALL = 1000
-SHORT, LONG, MANY = PLACES = "1,000 entries, one series", "long series", "many series"
+SHORT, LONG, ONE, MANY = PLACES = "1,000 entries, one series", "long series", "one of many series", "many series"
+"""Where PUTs go; those to many series are spread over all of them."""
 LIMIT = 100
 
 
@@ -47,10 +48,11 @@ class Growth(msgspec.Struct, frozen=True):
 
 
 def measure(arena: Arena, options: Options) -> Growth:
-    """Makes three settings side by side, and measures them in turn."""
+    """Makes three settings side by side, and measures the places in them in turn."""
     with contextlib.ExitStack() as stack:
         fronts: dict[str, tuple[Front, list[str]]] = {}
-        made = {place: stack.enter_context(contextlib.closing(Parts(arena.directory()))) for place in PLACES}
+        settings = (SHORT, LONG, MANY)
+        made = {place: stack.enter_context(contextlib.closing(Parts(arena.directory()))) for place in settings}
         for place, parts in made.items():
             front = stack.enter_context(parts.front())
             fronts[place] = (front, front.create_series(1))
@@ -65,6 +67,7 @@ def measure(arena: Arena, options: Options) -> Growth:
             front, _ = fronts[SHORT]
             fronts[SHORT] = (front, front.create_series(1))
             run(*fronts[SHORT], Load(1, 0.05, batch=SMALL, warm_up_s=0))
+            fronts[ONE] = (fronts[MANY][0], [series[number]])
             for place in turned(PLACES, number):
                 for connections in (1, 64):
                     done = run(*fronts[place], Load(connections, options.seconds_of_others))

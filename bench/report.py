@@ -11,7 +11,7 @@ import msgspec
 import plots
 from client import Run
 from contenders import BARE, BESIDE, NAMES, TITLES
-from growth import LONG, MANY, SHORT
+from growth import PLACES
 from guard import KEY, TOKEN, WITHOUT
 from puts import MAIN, OTHERS, SHARE, TWO, Cell
 from results import Results, spread
@@ -234,7 +234,7 @@ def _growth(results: Results) -> Iterator[str]:
     yield from (f"## A series of {grown.entries:,} entries, and {grown.series:,} series", "")
     rows = []
     for connections in (1, MAIN.connections):
-        for place in (SHORT, LONG, MANY):
+        for place in PLACES:
             runs = [one.run for one in grown.grown if (one.place, one.connections) == (place, connections)]
             figures = [spread((getattr(run, field) for run in runs), 2) for field in ("p50", "p99")]
             rows.append((place, str(connections), spread(run.per_s for run in runs), *figures))

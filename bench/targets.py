@@ -9,7 +9,7 @@ import msgspec
 
 from client import Run
 from contenders import BARE, BATCHED, BESIDE, DJANGO, EACH, PAUSED, REDIS
-from growth import LONG, MANY, SHORT
+from growth import LONG, MANY, ONE, SHORT
 from guard import KEY, TOKEN, WITHOUT
 from puts import MAIN
 from results import Results, spread
@@ -91,7 +91,12 @@ def _scale(results: Results) -> Iterator[Target]:
     if (grown := results.growth) is not None:
         name = f"Redis bytes of an idle series, of {grown.series:,}"
         yield Target(name, 400, [grown.series_bytes], at_least=False, digits=0)
-        for place, what in ((LONG, f"in a series of {grown.entries:,}"), (MANY, f"among {grown.series:,} series")):
+        places = {
+            LONG: f"in a series of {grown.entries:,}",
+            ONE: f"in one of {grown.series:,} series",
+            MANY: f"spread over {grown.series:,} series",
+        }
+        for place, what in places.items():
             for connections in (1, MAIN.connections):
                 runs = [
                     [one.run.p50 for one in grown.grown if (one.place, one.connections) == (where, connections)]
