@@ -233,8 +233,9 @@ def _growth(results: Results) -> Iterator[str]:
         return
     yield from (f"## A series of {grown.entries:,} entries, and {grown.series:,} series", "")
     rows = []
+    measured = {one.place for one in grown.grown}
     for connections in (1, MAIN.connections):
-        for place in PLACES:
+        for place in (place for place in PLACES if place in measured):
             runs = [one.run for one in grown.grown if (one.place, one.connections) == (place, connections)]
             figures = [spread((getattr(run, field) for run in runs), 2) for field in ("p50", "p99")]
             rows.append((place, str(connections), spread(run.per_s for run in runs), *figures))

@@ -102,7 +102,7 @@ def _scale(results: Results) -> Iterator[Target]:
                     [one.run.p50 for one in grown.grown if (one.place, one.connections) == (where, connections)]
                     for where in (place, SHORT)
                 ]
-                ratios = [large / small for large, small in zip(*runs, strict=True)]
+                ratios = [large / small for large, small in zip(*runs, strict=bool(runs[0]))]
                 name = f"p50 of a PUT {what}, {connections} connections, over {SHORT}"
                 yield Target(name, 1.15, ratios, at_least=False)
         pages = [page.deep_ms / page.first_ms for page in grown.pages]
