@@ -11,7 +11,6 @@ import msgspec
 import plots
 from client import Run
 from contenders import BARE, BESIDE, NAMES, TITLES
-from growth import PLACES
 from guard import KEY, TOKEN, WITHOUT
 from puts import MAIN, OTHERS, SHARE, TWO, Cell
 from results import Results, spread
@@ -233,9 +232,9 @@ def _growth(results: Results) -> Iterator[str]:
         return
     yield from (f"## A series of {grown.entries:,} entries, and {grown.series:,} series", "")
     rows = []
-    measured = {one.place for one in grown.grown}
+    places = list(dict.fromkeys(one.place for one in grown.grown))
     for connections in (1, MAIN.connections):
-        for place in (place for place in PLACES if place in measured):
+        for place in places:
             runs = [one.run for one in grown.grown if (one.place, one.connections) == (place, connections)]
             figures = [spread((getattr(run, field) for run in runs), 2) for field in ("p50", "p99")]
             rows.append((place, str(connections), spread(run.per_s for run in runs), *figures))

@@ -57,6 +57,8 @@ class Gate:
     def __init__(self) -> None:
         self.standing: Standing | None = None
         self.refusal: Unavailable = Unavailable("Seriatim is starting. Repeat the request in a moment.")
+        self.decided = asyncio.Event()
+        """Set once it was opened, or closed for a reason."""
         self.ends_at: float | None = None
         """When it closes by itself (time.monotonic), where another server may take this one's place unknown to us."""
 
@@ -83,12 +85,14 @@ class Gate:
     def open(self, standing: Standing) -> None:
         """Lets allocations through."""
         self.standing = standing
+        self.decided.set()
 
     def close(self, refusal: Unavailable) -> None:
         """Refuses allocations, with this reason."""
         self.standing = None
         self.ends_at = None
         self.refusal = refusal
+        self.decided.set()
 
 
 class Uninstalled(Unavailable):

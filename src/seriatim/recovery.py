@@ -448,8 +448,6 @@ class Watch:
         self._confirmed_at = 0.0
         self._meeting = asyncio.Lock()
         self._meetings = 0
-        self.tried = asyncio.Event()
-        """Set from when it is known whether the server can be worked with."""
 
     async def meet(self, known: Standing | None = None) -> Standing:
         """Meets the server, unless the standing is another than `known` by now; many callers meet it once.
@@ -476,7 +474,6 @@ class Watch:
                 raise
             finally:
                 self._meetings += 1
-                self.tried.set()
             if standing != self._met:
                 await self._leave()
                 self._met = standing

@@ -125,9 +125,9 @@ class Front:
         ready long since, and whoever has heard that is not to be told that this one is starting.
         """
         watching = asyncio.create_task(self.watch.run())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.watch.tried.wait(), READY_TIMEOUT_S)
         try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.gate.decided.wait(), READY_TIMEOUT_S)
             yield
         finally:
             watching.cancel()
