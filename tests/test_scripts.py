@@ -55,7 +55,7 @@ def test_one_call_answers_each_request_for_itself(server: Valkey) -> None:
         Order(keyspace.pack_request(uuid_bytes(new) + MARK, sig=b"d.e.f")),
         Order(keyspace.pack_request(uuid_bytes(old) + MARK)),
     ]
-    replies = allocate(server, group(one, [])._replace(orders=mixed), group(other, [twice, new_id()]))
+    replies = allocate(server, replace(group(one, []), orders=mixed), group(other, [twice, new_id()]))
 
     # Then the conflict touches no neighbour, the repetition is a replay, and each series counts for itself
     assert [reply[0] for reply in replies] == [b"conflict", b"issued", b"replayed", b"replayed", b"issued", b"issued"]
@@ -253,7 +253,7 @@ def test_a_batch_is_one_run_or_nothing(server: Valkey) -> None:
     # And with one element that is refused, nothing changes at all
     before = server.dump()
     sound = group(series, [new_id(), new_id()])
-    refused = sound._replace(orders=[*sound.orders, Order(keyspace.pack_request(uuid_bytes(known) + b"another!"))])
+    refused = replace(sound, orders=[*sound.orders, Order(keyspace.pack_request(uuid_bytes(known) + b"another!"))])
     assert [reply[0] for reply in allocate(server, refused, atomic=True)] == [b"issued", b"issued", b"conflict"]
     assert server.dump() == before
     assert allocate(server, group(series, [new_id() for _ in range(3)]), backlog_max=5, atomic=True)[2] == [b"backlog"]

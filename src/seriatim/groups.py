@@ -6,7 +6,6 @@ import struct
 from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -30,7 +29,7 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     claimed: bool = False
 
 
-class Group(NamedTuple):
+class Group(msgspec.Struct, frozen=True, gc=False):
     """The orders of one series in a call of allocate.lua, and the day that it is there."""
 
     series: Series
@@ -85,7 +84,8 @@ def packed(groups: Sequence[Group]) -> tuple[list[str], list[int], list[bytes | 
     rules: dict[bytes, int] = {}
     renderings: dict[bytes, int] = {}
     parts: list[bytes] = []
-    for series, window, orders in groups:
+    for group in groups:
+        series, window, orders = group.series, group.window, group.orders
         shard = series.shard
         if shard < before:
             raise ValueError("groups must be in the order of their shards")

@@ -200,7 +200,9 @@ class Run(msgspec.Struct, frozen=True):
 
 
 _rendering = lru_cache(maxsize=4096)(msgspec.json.Decoder(Rendering).decode)
-_head = struct.Struct(">36sdIddHBB")
+_heads = [struct.Struct(f">36sdIddHBB{values}d") for values in range(5)]
+_values_at = struct.calcsize(">36sdIddHB")
+"""Where a head says how many values it has."""
 
 
 def unpack_run(head: bytes) -> Run:
@@ -210,15 +212,15 @@ def unpack_run(head: bytes) -> Run:
         Damaged: it is not whole.
     """
     try:
-        series, first, k, time, _, count, previous, values = _head.unpack_from(head)
-        firsts = struct.unpack_from(f">{values}d", head, _head.size)
-        begin = _head.size + 8 * values
+        layout = _heads[head[_values_at]]
+        series, first, k, time, _, count, previous, _, *values = layout.unpack_from(head)
+        begin = layout.size
         rendering = _rendering(head[begin + previous :])
-    except (struct.error, msgspec.DecodeError):
+    except (IndexError, struct.error, msgspec.DecodeError):
         of = head[:SERIES_BYTES].decode(errors="replace")
         raise Damaged(f"A run in the outbox of series {of} is cut short.") from None
-    before, counters = head[begin : begin + previous], tuple(map(int, firsts))
-    return Run(series.decode(), int(first), k, count, int(time), before, counters, rendering)
+    before, firsts = head[begin : begin + previous], tuple(map(int, values))
+    return Run(series.decode(), int(first), k, count, int(time), before, firsts, rendering)
 
 
 _length = struct.Struct(">I").pack

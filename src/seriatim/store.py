@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -548,9 +549,13 @@ def _of(company: str | None, kind: str | None) -> list[sa.ColumnElement[bool]]:
     return [column == value for column, value in wanted.items() if value is not None]
 
 
+_numbering = lru_cache(maxsize=4096)(Numbering)
+"""Series that are numbered alike share it: thousands of them then cost less memory, and less to compare."""
+
+
 def _series(row: sa.Row[Any]) -> Series:
     values = dict(row._mapping)  # noqa: SLF001 -- SQLAlchemy's public name for it
-    numbering = Numbering(**{name: values.pop(name) for name in Numbering.__struct_fields__})
+    numbering = _numbering(*(values.pop(name) for name in Numbering.__struct_fields__))
     values["default"] = values.pop("is_default")
     del values["creation"]
     return Series(numbering=numbering, **values)
