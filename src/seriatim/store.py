@@ -549,10 +549,6 @@ def _of(company: str | None, kind: str | None) -> list[sa.ColumnElement[bool]]:
     return [column == value for column, value in wanted.items() if value is not None]
 
 
-_numbering = lru_cache(maxsize=4096)(Numbering)
-"""Series that are numbered alike share it: thousands of them then cost less memory, and less to compare."""
-
-
 def _series(row: sa.Row[Any]) -> Series:
     values = dict(row._mapping)  # noqa: SLF001 -- SQLAlchemy's public name for it
     numbering = _numbering(*(values.pop(name) for name in Numbering.__struct_fields__))
@@ -561,6 +557,7 @@ def _series(row: sa.Row[Any]) -> Series:
     return Series(numbering=numbering, **values)
 
 
+_numbering = lru_cache(maxsize=4096)(Numbering)  # series that are numbered alike share it: less to keep and to compare
 _counted = msgspec.json.Decoder(tuple[Counted, ...])
 _with_voids = entries.outerjoin(voids, sa.and_(voids.c.series == entries.c.series, voids.c.voids == entries.c.position))
 _entries = sa.select(entries, *(column.label(f"void_{column.name}") for column in voids.c)).select_from(_with_voids)
