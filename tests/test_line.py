@@ -89,20 +89,20 @@ def test_a_lost_connection_fails_those_who_wait_and_is_made_anew(valkey: Valkey)
 
 
 def test_a_server_that_does_not_answer_in_time_is_left(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a line whose patience is short, to a server that hangs
-    monkeypatch.setattr(line, "ANSWER_S", 0.3)
-
-    async def act(line: Line) -> bytes:
-        await line.call(packed("PING"))
+    # Given a line to a server that hangs
+    async def act(to: Line) -> bytes:
+        await to.call(packed("PING"))
         valkey.process.send_signal(signal.SIGSTOP)
 
-        # When somebody calls, then the wait ends
-        with pytest.raises(Lost):
-            await line.call(packed("ECHO", "late"))
+        # When somebody calls whose patience is short, then the wait ends
+        with monkeypatch.context() as impatient:
+            impatient.setattr(line, "ANSWER_S", 0.3)
+            with pytest.raises(Lost):
+                await to.call(packed("ECHO", "late"))
 
         # And a late reply is nobody's: the next call is answered on another connection
         valkey.process.send_signal(signal.SIGCONT)
-        reply: bytes = await line.call(packed("ECHO", "next"))
+        reply: bytes = await to.call(packed("ECHO", "next"))
         return reply
 
     assert on_a_line(valkey, act) == b"next"
