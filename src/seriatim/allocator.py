@@ -17,8 +17,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -140,9 +138,6 @@ class Waiting(ABC):
     @abstractmethod
     def fail(self, error: SeriatimError) -> None:
         """Takes what `Allocator.allocate` raises."""
-
-
-_shard, _order, _now_ms = attrgetter("series.shard"), attrgetter("order"), attrgetter("now_ms")
 
 
 class _Awaited(Waiting):
@@ -369,11 +364,12 @@ class Allocator:
                 allocated = await self._ask([(taken.series, taken.orders, taken.now_ms)], atomic=True)
                 return partial(self._answer_batch, taken, allocated)
             members: dict[str, list[Waiting]] = {}
-            for request in sorted(taken, key=_shard):
+            for request in taken:
                 members.setdefault(request.series.id, []).append(request)
-            asked = [(g[0].series, list(map(_order, g)), max(map(_now_ms, g))) for g in members.values()]
+            grouped = sorted(members.values(), key=lambda waiting: waiting[0].series.shard)
+            asked = [(g[0].series, [one.order for one in g], max(one.now_ms for one in g)) for g in grouped]
             allocated = await self._ask(asked, atomic=False)
-            return partial(self._answer_each, list(chain.from_iterable(members.values())), allocated)
+            return partial(self._answer_each, [request for group in grouped for request in group], allocated)
         except SeriatimError as error:
             return partial(_fail, taken, error)
         except Exception:

@@ -200,9 +200,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 _rendering = lru_cache(maxsize=4096)(msgspec.json.Decoder(Rendering).decode)
-_heads = [struct.Struct(f">36sdIddHBB{values}d") for values in range(5)]
-_values_at = struct.calcsize(">36sdIddHB")
-"""Where a head says how many values it has."""
+_head = struct.Struct(">36sdIddHBB")
 
 
 def unpack_run(head: bytes) -> Run:
@@ -212,15 +210,15 @@ def unpack_run(head: bytes) -> Run:
         Damaged: it is not whole.
     """
     try:
-        layout = _heads[head[_values_at]]
-        series, first, k, time, _, count, previous, _, *values = layout.unpack_from(head)
-        begin = layout.size
+        series, first, k, time, _, count, previous, values = _head.unpack_from(head)
+        firsts = struct.unpack_from(f">{values}d", head, _head.size)
+        begin = _head.size + 8 * values
         rendering = _rendering(head[begin + previous :])
-    except (IndexError, struct.error, msgspec.DecodeError):
+    except (struct.error, msgspec.DecodeError):
         of = head[:SERIES_BYTES].decode(errors="replace")
         raise Damaged(f"A run in the outbox of series {of} is cut short.") from None
-    before, firsts = head[begin : begin + previous], tuple(map(int, values))
-    return Run(series.decode(), int(first), k, count, int(time), before, firsts, rendering)
+    before, counters = head[begin : begin + previous], tuple(map(int, firsts))
+    return Run(series.decode(), int(first), k, count, int(time), before, counters, rendering)
 
 
 _length = struct.Struct(">I").pack
