@@ -76,6 +76,10 @@ local clock_ms = series.clock_ms()
 local atomic, requests = ARGV[4] == '1', ARGV[6]
 local counts, all_rules, renderings = unpack(cmsgpack.unpack(ARGV[5]))
 
+-- What is issued, one behind the other: the ids, the fingerprints of their payloads, and the keys of the buckets that
+-- they go into; and the last of them that has an id.
+local new, fingerprints, buckets, nth_of = {}, {}, {}, {}
+
 -- The shards as they stand, each with what the hash of its series has of those that are asked for; or nothing, and the
 -- reply that refuses the call.
 local function enter()
@@ -88,7 +92,7 @@ local function enter()
     end
     shard.states, shard.prefix, shard.room = KEYS[k + 1], KEYS[k + 3], tonumber(ARGV[3]) - shard.backlog
     shard.packed = call('HMGET', shard.states, unpack(ARGV, n, n + counts[s] - 1))
-    shard.issuing, shard.issued = {}, 0
+    shard.issuing, shard.runs, shard.issued = {}, {}, 0
     shards[s], n = shard, n + counts[s]
   end
   return shards
@@ -101,8 +105,7 @@ local function read(shard, name, packed, rules, version, nth)
     return nil, refused
   end
   state.rules, state.first, state.closed = rules, nth, series.refusal(state, version, rules)
-  state.ids = index.open(state.prefix, state.position)
-  state.runs, state.new, state.fresh = {}, {}, {}
+  state.ids, state.before = index.open(state.prefix, state.position), #new
   return state
 end
 
@@ -148,19 +151,19 @@ local function finish(state)
       values[i] = run.values[i] + raise
     end
   end
-  state.values, state.number = values, values[1]
+  state.values, state.number, state.count = values, values[1], state.count + run.count
   state.claims = state.claims + (run.rendering[5] and run.count or 0)
   state.run = nil
 end
 
 -- Takes a rendering's counters to hand, and puts aside those that were.
 local function turn(state, names)
-  local nth = 0
+  local nth, aside = 0, state.aside or {}
   for field in string.gmatch(state.names, '%S+') do
     nth = nth + 1
-    state.aside[field] = state.values[nth]
+    aside[field] = state.values[nth]
   end
-  state.names, state.turned = names, true
+  state.names, state.aside = names, aside
 end
 
 -- Begins a run with the request at `from`. Answers it; or nothing, and why there are no more numbers.
@@ -173,15 +176,16 @@ local function begin(state, rendering, from)
   if rendering[2] ~= state.names then
     turn(state, rendering[2])
   end
-  local run = { rendering = rendering, values = values, first = state.position + state.count + 1, count = 0,
-    most = most, k = state.count == 0 and state.k or 0, previous = state.new[state.count] or state.id, from = from,
-    to = from - 1, item = 0, head = '' }
-  state.runs[#state.runs + 1], state.run, state.date = run, run, rendering[1]
+  local count, runs = state.count, state.shard.runs
+  local run = { state = state, rendering = rendering, values = values, first = state.position + count + 1, count = 0,
+    most = most, nth = #new + 1, k = count == 0 and state.k or 0, previous = count == 0 and state.id or new[#new],
+    from = from, to = from - 1, item = 0, head = '' }
+  runs[#runs + 1], state.run, state.date = run, run, rendering[1]
   return run
 end
 
 -- Issues the next number for a request: the bytes `from` to `to` of all of them.
-local function issue(state, rendering, id, fingerprint, from, to)
+local function issue(state, rendering, id, fingerprint, bucket, from, to)
   local run, shard, refused = state.run, state.shard
   if shard.room <= 0 then
     return { 'backlog' }
@@ -192,25 +196,24 @@ local function issue(state, rendering, id, fingerprint, from, to)
   if not run then
     return refused
   end
-  local nth = state.count + 1
-  run.count, run.to = run.count + 1, to
-  state.count, state.new[nth], state.fresh[id] = nth, id, fingerprint
-  shard.room = shard.room - 1
-  return state.position + nth
+  local nth = #new + 1
+  new[nth], fingerprints[nth], buckets[nth], nth_of[id] = id, fingerprint, bucket, nth
+  run.count, run.to, shard.room = run.count + 1, to, shard.room - 1
+  return run.first + run.count - 1
 end
 
 -- Answers a request; `closed` is why it is refused if its id is new.
 local function answer(state, rendering, closed, id, fingerprint, from, to)
-  local twin = state.fresh[id]
-  if twin then
-    return twin == fingerprint and { 'twin' } or { 'conflict' }
+  local twin = nth_of[id]
+  if twin and twin > state.before then
+    return fingerprints[twin] == fingerprint and { 'twin' } or { 'conflict' }
   end
-  local value = index.find(state.ids, id)
+  local value, bucket = index.find(state.ids, id)
   if value then
     local known, position, item = index.unpack(value)
     return replay(state, id, position, item, fingerprint, known)
   end
-  return closed or issue(state, rendering, id, fingerprint, from, to)
+  return closed or issue(state, rendering, id, fingerprint, bucket, from, to)
 end
 
 -- Whether a counter's period is over, as one of these fields is that counter in a later one. The names of periods sort
@@ -244,12 +247,11 @@ local function keep(state)
 end
 
 -- The head of a run that goes into the item that is next.
-local function head_of(state, run, item)
-  local values = run.values
+local function head_of(run, item)
+  local state, values = run.state, run.values
   if state.item < item then
     state.back, state.item = state.item, item
   end
-  run.item = item
   return pack_struct(HEADS[#values], state.name, run.first, run.k, state.now, state.back,
     run.count, #run.previous, #values, unpack(values)) .. run.previous .. run.rendering[6]
 end
@@ -258,18 +260,16 @@ end
 -- written in the shard.
 local function append(shard)
   local fields, entries, refused = {}, 0
-  for i = 1, #shard.issuing do
-    local state = shard.issuing[i]
-    for nth = 1, #state.runs do
-      local run = state.runs[nth]
-      if entries > 0 and entries + run.count > RUN_MAX then
-        refused = refused or series.add(shard, fields)
-        fields, entries = {}, 0
-      end
-      run.head = head_of(state, run, shard.written + 1)
-      fields[#fields + 1], fields[#fields + 2] = run.head, sub(requests, run.from, run.to)
-      entries = entries + run.count
+  for i = 1, #shard.runs do
+    local run = shard.runs[i]
+    if entries > 0 and entries + run.count > RUN_MAX then
+      refused = refused or series.add(shard, fields)
+      fields, entries = {}, 0
     end
+    run.item = shard.written + 1
+    run.head = head_of(run, run.item)
+    fields[#fields + 1], fields[#fields + 2] = run.head, sub(requests, run.from, run.to)
+    entries = entries + run.count
   end
   return refused or series.add(shard, fields)
 end
@@ -277,19 +277,19 @@ end
 local function write(shard, heads)
   local changes = {}
   call('HSET', shard.key, 'backlog', text(shard.backlog + shard.issued), 'written', text(shard.written))
+  for i = 1, #shard.runs do
+    local run = shard.runs[i]
+    local ids, first, item = run.state.ids, run.first - run.nth, run.item
+    heads[#heads + 1] = run.head
+    for nth = run.nth, run.nth + run.count - 1 do
+      index.add(ids, new[nth], index.pack(fingerprints[nth], first + nth, item), buckets[nth])
+    end
+  end
   for i = 1, #shard.issuing do
     local state = shard.issuing[i]
-    local ids, new, fresh, at = state.ids, state.new, state.fresh, state.position
-    for nth = 1, #state.runs do
-      local run = state.runs[nth]
-      heads[#heads + 1] = run.head
-      for position = run.first, run.first + run.count - 1 do
-        local id = new[position - at]
-        index.add(ids, id, index.pack(fresh[id], position, run.item))
-      end
-    end
-    state.position, state.k, state.time, state.id = at + state.count, 0, state.now, new[state.count]
-    if state.turned then
+    state.position, state.k, state.time = state.position + state.count, 0, state.now
+    state.id = new[state.before + state.count]
+    if state.aside then
       keep(state)
     end
     changes[#changes + 1], changes[#changes + 2] = state.name, series.pack(state)
@@ -303,18 +303,19 @@ local function refuse(state, replies, reply)
   end
 end
 
--- Says in the shards which of the series issue numbers. Where an index has lost a bucket, or cannot grow, all requests
--- are refused.
-local function choose(states, replies)
-  for i = 1, #states do
-    local state = states[i]
-    local shard = state.shard
-    if not index.can_grow(state.ids, state.position + state.count) then
-      refuse(state, replies, { 'damaged', 'a bucket of the id index is missing, or in the way' })
-    elseif state.count > 0 then
-      finish(state)
-      shard.issuing[#shard.issuing + 1], shard.issued = state, shard.issued + state.count
+-- Ends the requests of a series: says in its shard that it issues numbers. Where its index has lost a bucket, or cannot
+-- grow, all its requests are refused.
+local function choose(state, replies)
+  local shard, runs = state.shard, state.shard.runs
+  finish(state)
+  state.upto = #replies
+  if not index.can_grow(state.ids, state.position + state.count) then
+    refuse(state, replies, { 'damaged', 'a bucket of the id index is missing, or in the way' })
+    while #runs > 0 and runs[#runs].state == state do
+      runs[#runs] = nil
     end
+  elseif state.count > 0 then
+    shard.issuing[#shard.issuing + 1], shard.issued = state, shard.issued + state.count
   end
 end
 
@@ -349,7 +350,7 @@ if not shards then
   return refused_call
 end
 
-local replies, states, at, n = {}, {}, 1, 7
+local replies, at, n = {}, 1, 7
 for s, shard in ipairs(shards) do
   for i = 1, counts[s] do
     local r, version, stretches, from = unpack_struct('>I2dI2', requests, at)
@@ -367,14 +368,12 @@ for s, shard in ipairs(shards) do
       end
     end
     if state then
-      state.upto = #replies
-      states[#states + 1] = state
+      choose(state, replies)
     end
     at, n = from, n + 1
   end
 end
 
-choose(states, replies)
 if atomic and refuses_any(replies) then
   for _, shard in ipairs(shards) do
     shard.issued = 0

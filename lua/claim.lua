@@ -22,7 +22,7 @@ if company[1] ~= '1' then
 end
 local field, claims = ARGV[3] .. ARGV[4], tonumber(company[2])
 local ids = index.open(KEYS[3], claims)
-local known = index.find(ids, field)
+local known, bucket = index.find(ids, field)
 if known then
   return { 'claimed', known }
 elseif not index.can_grow(ids, claims + 1) then
@@ -32,6 +32,6 @@ elseif company[3] then
 elseif not company[4] then
   return { 'none' }
 end
-index.add(ids, field, company[4])
+index.add(ids, field, company[4], bucket)
 redis.call('HSET', KEYS[2], 'claims', series.text(claims + 1))
 return { 'claimed', company[4] }

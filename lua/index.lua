@@ -31,6 +31,9 @@ end
 
 -- Spreads ids of any pattern, such as 1, 2, 3: each step is exact below 2^53, and modulo a prime it mixes all bits.
 local function bucket_of(ids, id)
+  if ids.buckets == 1 then
+    return 0
+  end
   local a, b, c, d = unpack_struct('>I4I4I4I4', id)
   local hash = (a * 40503 + b * 69621 + c * 48271 + d * 16807) % PRIME * 1540483 % PRIME
   local bucket = hash % (ids.power * 2)
@@ -41,12 +44,11 @@ local function bucket_key(ids, bucket)
   return ids.prefix .. ':' .. format('%d', bucket)
 end
 
--- An index as it stands with `entries` entries. It remembers the buckets in which ids were looked for in vain; `lost`
--- when one of them was not there.
+-- An index as it stands with `entries` entries; `lost` when a bucket was not there in which an id was looked for.
 function index.open(prefix, entries)
   local buckets = bucket_count(entries)
-  return { prefix = prefix, entries = entries, buckets = buckets, power = power_below(buckets), keys = {},
-    lost = false }
+  return { prefix = prefix, entries = entries, buckets = buckets, power = power_below(buckets), lost = false,
+    split = false }
 end
 
 -- Fingerprint, position and item in as few bytes as hold them, big-endian.
@@ -62,14 +64,13 @@ function index.unpack(value)
   return unpack_struct(VALUES[(#value - 8) / 2], value)
 end
 
--- Finds an id's value: false when its bucket does not have it. The id is then new, unless the bucket is lost.
+-- Finds an id's value: false when its bucket does not have it. The id is then new, unless the bucket is lost. Answers
+-- the bucket's key, too.
 function index.find(ids, id)
   local key = bucket_key(ids, bucket_of(ids, id))
   local found = call('HMGET', key, id, '')
-  if not found[1] then
-    ids.keys[id], ids.lost = key, ids.lost or not found[2]
-  end
-  return found[1]
+  ids.lost = ids.lost or not (found[1] or found[2])
+  return found[1], key
 end
 
 -- The buckets that a split touches: the one that is new and the one whose ids it shares.
@@ -105,7 +106,7 @@ end
 local function split(ids)
   ids.buckets = ids.buckets + 1
   ids.power = power_below(ids.buckets)
-  ids.keys = {}
+  ids.split = true
   local created, source = split_pair(ids.buckets)
   local content = call('HGETALL', bucket_key(ids, source))
   local moved, gone = { '', '' }, {}
@@ -120,11 +121,11 @@ local function split(ids)
   index.call_sliced('HDEL', bucket_key(ids, source), gone)
 end
 
--- Adds an id, which can_grow has allowed and which was looked for.
-function index.add(ids, id, value)
+-- Adds an id, which can_grow has allowed, and which was looked for in the bucket with this key.
+function index.add(ids, id, value, key)
   ids.entries = ids.entries + 1
   if ids.entries > ids.buckets * LOAD then
     split(ids)
   end
-  call('HSET', ids.keys[id] or bucket_key(ids, bucket_of(ids, id)), id, value)
+  call('HSET', ids.split and bucket_key(ids, bucket_of(ids, id)) or key, id, value)
 end

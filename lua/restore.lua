@@ -29,18 +29,20 @@ local state = counted and ARGV[3] ~= 'claims' and series.unpack(counted)
 if not counted or (state and state.position or tonumber(counted)) ~= before then
   return 'damaged'
 end
-local ids, seen = index.open(KEYS[3], before), {}
+local ids, buckets = index.open(KEYS[3], before), {}
 for i = 1, #restored, 2 do
-  if seen[restored[i]] or index.find(ids, restored[i]) then
+  local id = restored[i]
+  local known, bucket = index.find(ids, id)
+  if known or buckets[id] then
     return 'damaged'
   end
-  seen[restored[i]] = true
+  buckets[id] = bucket
 end
 if not index.can_grow(ids, after) then
   return 'damaged'
 end
 for i = 1, #restored, 2 do
-  index.add(ids, restored[i], restored[i + 1])
+  index.add(ids, restored[i], restored[i + 1], buckets[restored[i]])
 end
 if state then
   state.position = after

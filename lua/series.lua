@@ -5,9 +5,10 @@ local series = {} -- luacheck: ignore 241 (the scripts that include this file us
 local COUNTER_MAX, COUNTER_DIGITS = 9007199254740991, 16
 local STATE = '>I1I1dddI4I4dddI1I1'
 local DOUBLES = { [0] = '>', '>d', '>dd', '>ddd', '>dddd' } -- a format has up to four counters
+local STATES = { [0] = STATE, STATE .. 'd', STATE .. 'dd', STATE .. 'ddd', STATE .. 'dddd' }
 local DAY = 10 -- bytes of a date
 series.HEAD, series.REQUEST = '>c36dI4ddI2I1I1', '>c16c8I4' -- of a run, and of a request in it: see allocate.lua
-local call, format, sub = redis.call, string.format, string.sub
+local call, format, sub, max, min = redis.call, string.format, string.sub, math.max, math.min
 local pack_struct, unpack_struct = struct.pack, struct.unpack
 
 -- A whole number in digits; '..' would turn 1e14 into 1e+14.
@@ -60,22 +61,23 @@ end
 -- its definition is being changed (ms, or 0), position and k of its last record, how many entries were claimed, the
 -- time of its last record (ms), the number of its last entry, the last item of the outbox that has a record of it; its
 -- last entry's date, and the id behind that; and the counters of its last entry, by their fields in `names`, of which
--- those are in `values`. All in one string, since each more that is read or written costs as much as this together.
+-- those are in `values`. `now` is when its next record is made, at the earliest. All in one string, since each more
+-- that is read or written costs as much as this together.
 function series.unpack(packed)
   local open, on, version, changing, position, k, claims, time, number, item, last, count, at =
     unpack_struct(STATE, packed)
   local values = { unpack_struct(DOUBLES[count], packed, at) }
   at, values[count + 1] = values[count + 1], nil
   return { open = open, on = on, version = version, changing = changing, position = position, k = k, claims = claims,
-    time = time, number = number, item = item, date = sub(packed, at, at + math.min(last, DAY) - 1),
-    id = sub(packed, at + DAY, at + last - 1), values = values, names = sub(packed, at + last), aside = {}, count = 0,
-    turned = false }
+    time = time, number = number, item = item, date = sub(packed, at, at + min(last, DAY) - 1),
+    id = sub(packed, at + DAY, at + last - 1), values = values, names = sub(packed, at + last), now = time, count = 0,
+    aside = false }
 end
 
 function series.pack(state)
-  local values, last = state.values, state.date .. state.id
-  return pack_struct(STATE, state.open, state.on, state.version, state.changing, state.position, state.k, state.claims,
-    state.time, state.number, state.item, #last, #values) .. pack_struct(DOUBLES[#values], unpack(values)) .. last
+  local values, date, id = state.values, state.date, state.id
+  return pack_struct(STATES[#values], state.open, state.on, state.version, state.changing, state.position, state.k,
+    state.claims, state.time, state.number, state.item, #date + #id, #values, unpack(values)) .. date .. id
     .. state.names
 end
 
@@ -89,7 +91,7 @@ function series.read(shard, name, prefix, packed, clock_ms)
     return nil, shard.damage
   end
   state.shard, state.name, state.prefix, state.clock_ms = shard, name, prefix, clock_ms
-  state.now = math.max(clock_ms, state.time)
+  state.now = max(clock_ms, state.time)
   return state
 end
 
@@ -140,7 +142,7 @@ function series.last(state, field, rules)
   local nth = series.at_hand(state, field)
   if nth then
     return state.values[nth]
-  elseif state.aside[field] then
+  elseif state.aside and state.aside[field] then
     return state.aside[field]
   end
   local kept = call('HGET', state.prefix .. ':counters', field)
@@ -155,12 +157,12 @@ function series.beyond(rendering, rules, values, more)
       return { 'exhausted' }
     end
   end
-  if math.max(padding, COUNTER_DIGITS) * #counted <= rules[5] then -- they fit, however high the counters are
+  if max(padding, COUNTER_DIGITS) * #counted <= rules[5] then -- they fit, however high the counters are
     return nil
   end
   local digits = 0
   for i = 1, #counted do
-    digits = digits + math.max(padding, #series.text(values[counted[i]] + more))
+    digits = digits + max(padding, #series.text(values[counted[i]] + more))
   end
   return digits > rules[5] and { 'overflow', digits } or nil
 end

@@ -27,7 +27,7 @@ local function raise(state, field, last)
   if nth then
     state.values[nth] = last
   else
-    state.aside[field] = last
+    state.aside = { [field] = last }
   end
   return nth ~= nil
 end

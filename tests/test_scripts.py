@@ -45,24 +45,24 @@ def backlog(server: Valkey, shard: int) -> int:
 def test_one_call_answers_each_request_for_itself(server: Valkey) -> None:
     # Given two series, and an id issued in the first
     one, other = opened(server, make_series()), opened(server, make_series(start=998))
-    old, new, twice = new_id(), new_id(), new_id()
+    old, new, last = new_id(), new_id(), new_id()
     allocate(server, group(one, [old]))
 
-    # When one call carries a conflict, a new id, the new id again, and requests for the other series
+    # When one call carries a conflict, a new id, the new id again, and requests for the other series, one with that id
     mixed = [
         Order(keyspace.pack_request(uuid_bytes(old) + b"another!")),
         Order(keyspace.pack_request(uuid_bytes(new) + MARK, sig=b"a.b.c")),
         Order(keyspace.pack_request(uuid_bytes(new) + MARK, sig=b"d.e.f")),
         Order(keyspace.pack_request(uuid_bytes(old) + MARK)),
     ]
-    replies = allocate(server, replace(group(one, []), orders=mixed), group(other, [twice, new_id()]))
+    replies = allocate(server, replace(group(one, []), orders=mixed), group(other, [new, last]))
 
-    # Then the conflict touches no neighbour, the repetition is a replay, and each series counts for itself
+    # Then the conflict touches no neighbour, the repetition is a replay, and each series counts for itself, as later
     assert [reply[0] for reply in replies] == [b"conflict", b"issued", b"replayed", b"replayed", b"issued", b"issued"]
     assert [reply[1] for reply in replies[1:]] == [2, 2, 1, 1, 2]
-    assert told(replies[2]).sig == "a.b.c"
-    assert [told(reply).code for reply in replies[4:]] == ["A-998", "A-999"]
-    assert server.client.hget(keyspace.shard_key(SHARD), "backlog") == b"4"
+    assert (told(replies[2]).sig, backlog(server, SHARD)) == ("a.b.c", 4)
+    followed = [told(reply) for reply in (*replies[4:], *allocate(server, group(other, [new_id()])))]
+    assert [(one.code, one.previous_id) for one in followed] == [("A-998", None), ("A-999", new), ("A-1000", last)]
 
 
 def test_no_number_of_a_call_is_too_long(server: Valkey) -> None:
