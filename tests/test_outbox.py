@@ -535,6 +535,11 @@ class Machine(RuleBasedStateMachine):
         assert [keyspace.item_number(one) for one in items(self.server)] == [
             self.before + number for number in range(self.settled + 1, len(self.items) + 1)
         ]
+        named = [series.id for series in self.series]
+        for part in outbox.parts(self.server.client, SHARD):
+            before, last = keyspace.part_places(part)
+            had = [(0, 0), *self.places(named.index(keyspace.part_series(part)))]
+            assert had[had.index(last) - len(keyspace.part_records(part))] == before
         for which, series in enumerate(self.series):
             state = stands(self.server.client, SHARD, series.id)
             holding = [number for number, item in enumerate(self.items, 1) if any(one == which for one, _ in item)]
