@@ -45,6 +45,20 @@ MUTANTS = (
         "tests/test_scripts.py -k deleted_key",
     ),
     Mutant(
+        "an id of another series of the call is known",
+        "lua/allocate.lua",
+        "if twin and twin > state.before then",
+        "if twin then",
+        "tests/test_scripts.py -k one_call",
+    ),
+    Mutant(
+        "a second run of a call is behind the notes before the first",
+        "lua/allocate.lua",
+        "k = count == 0 and state.k or 0,",
+        "k = state.k,",
+        "tests/test_outbox.py -k thousand",
+    ),
+    Mutant(
         "another epoch may allocate",
         "lua/series.lua",
         "shard[1] ~= epoch or shard[2] ~= generation then",

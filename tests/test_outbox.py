@@ -187,26 +187,29 @@ def test_what_is_settled_is_the_stores_to_answer(server: Valkey) -> None:
 
 
 def test_a_batch_of_a_thousand_waits_in_few_items(server: Valkey) -> None:
-    # Given a batch of a thousand
+    # Given a batch of a thousand, behind a skip
     series = opened(server, make_series())
+    skip(server, series, 10)
     ids = [new_id() for _ in range(1000)]
     first = allocate(server, group(series, ids), atomic=True)
     assert [reply[:2] for reply in first] == [[b"issued", at] for at in range(1, 1001)]
 
     # Then no item holds more than it may, and all are there once, linked to those before
-    assert [len(item) for item in places(server)] == [RUN_MAX] * (1000 // RUN_MAX) + [1000 % RUN_MAX]
+    assert [len(item) for item in places(server)] == [1, *[RUN_MAX] * (1000 // RUN_MAX), 1000 % RUN_MAX]
     records = records_of(server, series)
     assert [(one.place, one.id) for one in records if isinstance(one, Entry)] == [
         ((at, 0), one) for at, one in enumerate(ids, 1)
     ]
     entries = [one for one in records if isinstance(one, Entry)]
     assert all(later.previous_id == earlier.id for earlier, later in pairwise(entries))
-    assert backlog(server) == 1000
+    parts = [keyspace.part_places(part) for part in outbox.parts(server.client, SHARD)]
+    assert all(before == last for (_, last), (before, _) in pairwise(parts))
+    assert backlog(server) == 1001
 
     # And the same batch is answered as before, and settled it leaves nothing
     again = allocate(server, group(series, ids), atomic=True)
     assert again == [[b"replayed", *reply[1:]] for reply in first]
-    assert settle(server) == 1000
+    assert settle(server) == 1001
     assert (server.client.xlen(OUTBOX), backlog(server)) == (0, 0)
 
 
