@@ -178,8 +178,8 @@ local function begin(state, rendering, from)
   end
   local count, runs = state.count, state.shard.runs
   local run = { state = state, rendering = rendering, values = values, first = state.position + count + 1, count = 0,
-    most = most, nth = #new + 1, k = count == 0 and state.k or 0, previous = count == 0 and state.id or new[#new],
-    from = from, to = from - 1, item = 0, head = '' }
+    most = most, k = count == 0 and state.k or 0, previous = count == 0 and state.id or new[#new], from = from,
+    to = from - 1, item = 0, head = '' }
   runs[#runs + 1], state.run, state.date = run, run, rendering[1]
   return run
 end
@@ -246,11 +246,11 @@ local function keep(state)
   index.call_sliced('HDEL', key, over)
 end
 
--- The head of a run that goes into the item that is next.
-local function head_of(run, item)
+-- The head of a run that goes into its item.
+local function head_of(run)
   local state, values = run.state, run.values
-  if state.item < item then
-    state.back, state.item = state.item, item
+  if state.item < run.item then
+    state.back, state.item = state.item, run.item
   end
   return pack_struct(HEADS[#values], state.name, run.first, run.k, state.now, state.back,
     run.count, #run.previous, #values, unpack(values)) .. run.previous .. run.rendering[6]
@@ -267,7 +267,7 @@ local function append(shard)
       fields, entries = {}, 0
     end
     run.item = shard.written + 1
-    run.head = head_of(run, run.item)
+    run.head = head_of(run)
     fields[#fields + 1], fields[#fields + 2] = run.head, sub(requests, run.from, run.to)
     entries = entries + run.count
   end
@@ -279,10 +279,12 @@ local function write(shard, heads)
   call('HSET', shard.key, 'backlog', text(shard.backlog + shard.issued), 'written', text(shard.written))
   for i = 1, #shard.runs do
     local run = shard.runs[i]
-    local ids, first, item = run.state.ids, run.first - run.nth, run.item
+    local state, item = run.state, run.item
+    local ids, ahead = state.ids, state.position - state.before
     heads[#heads + 1] = run.head
-    for nth = run.nth, run.nth + run.count - 1 do
-      index.add(ids, new[nth], index.pack(fingerprints[nth], first + nth, item), buckets[nth])
+    for position = run.first, run.first + run.count - 1 do
+      local nth = position - ahead
+      index.add(ids, new[nth], index.pack(fingerprints[nth], position, item), buckets[nth])
     end
   end
   for i = 1, #shard.issuing do
