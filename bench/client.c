@@ -43,8 +43,8 @@ static double rate;
 static const char *key, *meta;
 static char *series;
 static size_t series_count, out_len, series_at, *id_at, ids;
-static Connection *all, **idle;
-static int idle_count, busy;
+static Connection *all, **idle; /* idle: a ring, so that none rests for as long as a server takes to close it */
+static int idle_first, idle_count, busy;
 static int64_t begin, end, next_due;
 static uint64_t counts[64 * SUB], answers, late_answers, acknowledged, errors, answer_bytes, random_state[2];
 
@@ -188,7 +188,7 @@ static void count(Connection *c, int ok, size_t bytes) {
 static void rest(Connection *c) {
   c->busy = 0, busy--;
   int64_t now = now_ns();
-  if (rate > 0) idle[idle_count++] = c;
+  if (rate > 0) idle[(idle_first + idle_count++) % connections] = c;
   else if (now < end) send_next(c, now);
 }
 
@@ -238,7 +238,9 @@ static void receive(Connection *c) {
 static void send_due(void) {
   int64_t now = now_ns();
   while (idle_count && next_due <= now && next_due < end) {
-    send_next(idle[--idle_count], next_due);
+    Connection *c = idle[idle_first];
+    idle_first = (idle_first + 1) % connections, idle_count--;
+    send_next(c, next_due);
     next_due += (int64_t)(-log1p(-(double)(random_bits() >> 11) / 9007199254740992.0) / rate * 1e9);
   }
   if (idle_count && next_due < end) {
