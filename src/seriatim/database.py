@@ -22,13 +22,12 @@ BUSY_S = 10
 BUSY = f"Others have been writing to the store for {BUSY_S} seconds. Repeat; if it stays so, see which process hangs."
 PRAGMAS = (
     f"busy_timeout = {BUSY_S * 1000}",
-    "page_size = 2048",  # of a new file; each id changes a page of its own, which goes to the log and to its place
     "journal_mode = WAL",
     "synchronous = FULL",
     "foreign_keys = ON",
     "temp_store = MEMORY",  # what a statement of many rows may have to take back: by default a file, written for each
     "cache_size = -32768",  # KiB: what a transaction of the worker changes, which is a page for each id
-    "wal_autocheckpoint = 100000",  # pages, 200 MB: what several transactions change is written to its place once
+    "wal_autocheckpoint = 50000",  # pages, 200 MB: what several transactions change is written to its place once
 )
 POSTGRESQL = {
     "connect_timeout": "10",
