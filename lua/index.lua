@@ -1,7 +1,7 @@
 -- index.lua: an index of ids, shared by the scripts that read or grow one: the ids of a series, a company's claims.
 --
 -- The index maps every id ever seen to its value. It is spread over small hashes ("buckets") that stay below
--- hash-max-listpack-entries, where an entry of a series costs about 33 bytes. The number of buckets follows from
+-- hash-max-listpack-entries, where an entry of a series costs about 36 bytes. The number of buckets follows from
 -- the number of entries (linear hashing: one bucket is split for every LOAD entries), so it needs no state of its own.
 -- Key:   <prefix>:<bucket number>     Field: the id's 16 bytes, for a claim then its type
 -- Value: of a series, 8 bytes of fingerprint, then the position and the item of the outbox, or 0, in as many bytes
@@ -9,7 +9,7 @@
 -- Every bucket holds the field '' from its birth: one that is not there has been lost, and missing is never zero.
 
 local index = {} -- luacheck: ignore 241 (the scripts that include this file use it)
-local LOAD = 40
+local LOAD = 64
 local SLICE = 1000
 local PRIME = 4294967291 -- the largest below 2^32
 local call, format = redis.call, string.format

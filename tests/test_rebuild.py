@@ -184,7 +184,7 @@ def test_what_only_redis_held_is_saved_and_nothing_else_asked(valkey: Valkey, st
     backlog = sum(len(store.entries_after(one, 0, 10_000)) for one in store.list_series())
     series = max(numbered.entries, key=lambda one: len(numbered.entries[one]))
     shard = shard_of(series, SHARDS)
-    valkey.client.delete(f"{keyspace.index_prefix(shard, series)}:1")
+    assert valkey.client.delete(f"{keyspace.index_prefix(shard, series)}:1")
     store.halt("a bucket of the id index is missing", "test")
 
     # When it is recovered, then there is nothing to decide
@@ -358,7 +358,7 @@ def test_a_recovery_that_dies_at_any_step_is_run_again(
 ) -> None:
     # Given waiting records, a bucket that is lost, and a recovery that is killed
     series = max(numbered.entries, key=lambda one: len(numbered.entries[one]))
-    valkey.client.delete(f"{keyspace.index_prefix(shard_of(series, SHARDS), series)}:1")
+    assert valkey.client.delete(f"{keyspace.index_prefix(shard_of(series, SHARDS), series)}:1")
     store.halt("a bucket of the id index is missing", "test")
     config = make_config(valkey, url_of(store))
     environment = dict(os.environ) | {

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from scripted import (
+    LOAD,
     MARK,
     SHARD,
     STANDING,
@@ -118,13 +119,12 @@ def test_the_index_finds_every_id_while_it_grows(server: Valkey) -> None:
         at += size
 
     # Then each is found where it was issued, replays say so, and an unknown id is unknown
-    found = find_all(server, series, ids)
-    assert [one.position if one else None for one in found] == list(range(1, len(ids) + 1))
+    assert [one.position if one else None for one in find_all(server, series, ids)] == list(range(1, len(ids) + 1))
     replies = allocate(server, group(series, ids[:256]))
     assert [reply[:2] for reply in replies] == [[b"replayed", position] for position in range(1, 257)]
     assert find_all(server, series, [new_id()]) == [None]
     buckets = list(server.client.scan_iter(keyspace.index_prefix(SHARD, series.id) + ":*"))
-    assert len(buckets) == len(ids) // 40
+    assert len(buckets) == -(-len(ids) // LOAD)
     assert {server.client.object("encoding", bucket) for bucket in buckets} == {b"listpack"}
 
 
@@ -383,7 +383,7 @@ def test_a_wrong_type_at_any_key_leaves_every_key_as_it_was(server: Valkey, plan
     # Given a series about to split its index, with a value of a wrong type at one of its keys
     series, near, far = (opened(server, make_series(shard=shard)) for shard in (SHARD, SHARD, ELSEWHERE))
     if used:
-        allocate(server, group(series, [new_id() for _ in range(39)]))
+        allocate(server, group(series, [new_id() for _ in range(LOAD - 1)]))
     key = KEYS[planted](series)
     server.client.delete(key)
     server.client.set(key, "planted")
@@ -392,7 +392,7 @@ def test_a_wrong_type_at_any_key_leaves_every_key_as_it_was(server: Valkey, plan
     # When numbers are asked for, beside those of sound series, enough for the index to split
     neighbours = [group(one, [new_id()]) for one in (near, far)]
     try:
-        replies = allocate(server, group(series, [new_id() for _ in range(50)]), *neighbours)
+        replies = allocate(server, group(series, [new_id() for _ in range(LOAD + 1)]), *neighbours)
     except Unavailable:
         # Then the call is refused and nothing has changed
         assert server.dump() == before

@@ -31,7 +31,7 @@ from seriatim.errors import Damaged
 from seriatim.formats import counted
 from seriatim.model import Entry, Place, Record, Series, Skip, Void, uuid_text
 
-LAYOUT = "3"
+LAYOUT = "4"
 """Which of the ways to keep all this: whoever changes what keys or values mean raises it."""
 RUN_MAX = 32
 """How many entries a run holds at most, as allocate.lua has it."""
