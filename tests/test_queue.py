@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 import redis
+from rq.serializers import JSONSerializer
 
+from seriatim import worker
 from several import Member, Service
 from stack import Valkey, entry_path, new_id, put_entry, put_series, until
 from torture.link import Link
@@ -95,3 +98,19 @@ def test_a_queue_that_falls_silent_delays_and_loses_nothing(directory: Path, val
         link.turn("fair")
         service.stop()
         link.close()
+
+
+def test_both_threads_of_a_worker_may_register_it_at_once(valkey: Valkey) -> None:
+    # Given a worker, which registers when it starts to work
+    made = worker._Worker([worker.queue(valkey.client)], connection=valkey.client, serializer=JSONSerializer)
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(200):
+            valkey.client.delete(made.key)
+
+            # When a sweep registers it meanwhile, then neither is told that there is another of its name
+            for done in [threads.submit(made.register_birth), threads.submit(made.register)]:
+                done.result()
+
+            # And it is registered, by the next sweep at the latest
+            made.register()
+            assert valkey.client.hexists(made.key, "birth")

@@ -318,7 +318,8 @@ class _Worker(SimpleWorker):
     def register_birth(self) -> None:
         """Registers itself, also where it has done so before: nobody else has its name."""
         self.connection.delete(self.key)
-        super().register_birth()  # type: ignore[no-untyped-call]
+        with suppress(ValueError):  # the other thread has just done so; had it done less, the next sweep sees to it
+            super().register_birth()  # type: ignore[no-untyped-call]
 
     def register(self) -> None:
         """Registers itself anew where the queue's server has lost everything."""
@@ -391,6 +392,8 @@ def _sweep_for_ever(client: redis.Redis, worker: _Worker, shards: int, stopping:
             worker.register()
         except Unavailable as error:
             log.warning("cannot sweep", reason=error.message)
+        except Exception:  # without sweeps, a record whose wake-up was lost would wait for the next one
+            log.exception("a sweep failed")
 
 
 def run(config: Config) -> None:
