@@ -392,7 +392,7 @@ def test_a_wrong_type_at_any_key_leaves_every_key_as_it_was(server: Valkey, plan
     # When numbers are asked for, beside those of sound series, enough for the index to split
     neighbours = [group(one, [new_id()]) for one in (near, far)]
     try:
-        replies = allocate(server, group(series, [new_id() for _ in range(LOAD + 1)]), *neighbours)
+        replies = allocate(server, group(series, [new_id() for _ in range(2 * LOAD)]), *neighbours)
     except Unavailable:
         # Then the call is refused and nothing has changed
         assert server.dump() == before
