@@ -109,17 +109,15 @@ local function read(shard, name, packed, rules, version, nth)
   return state
 end
 
-local function replay(state, id, position, item, fingerprint, known)
+local function replay(state, id, position, left, fingerprint, known)
   if fingerprint ~= known then
     return { 'conflict' }
   end
-  local void = call('HGET', state.prefix .. ':voids', text(position)) or ''
-  if item <= state.shard.settled then
-    return { 'settled', position, void }
-  end
-  local head, request, before = series.entry(state.shard.outbox, state.name, item, id)
+  local shard, void = state.shard, call('HGET', state.prefix .. ':voids', text(position)) or ''
+  local first, last, apart = index.items(left, shard.settled, shard.written)
+  local head, request, before = series.entry(shard.outbox, state.name, id, first, last, apart)
   if not head then
-    return { 'damaged', 'entry ' .. text(position) .. ' is neither in the outbox nor settled' }
+    return { 'settled', position, void }
   end
   return { 'replayed', position, void, head, request, before }
 end
@@ -210,8 +208,8 @@ local function answer(state, rendering, closed, id, fingerprint, from, to)
   end
   local value, bucket = index.find(state.ids, id)
   if value then
-    local known, position, item = index.unpack(value)
-    return replay(state, id, position, item, fingerprint, known)
+    local known, position, left = index.unpack(value)
+    return replay(state, id, position, left, fingerprint, known)
   end
   return closed or issue(state, rendering, id, fingerprint, bucket, from, to)
 end

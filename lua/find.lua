@@ -20,16 +20,13 @@ if not packed then
 end
 local ids = index.open(KEYS[4], series.unpack(packed).position)
 local value = index.find(ids, ARGV[4])
-if not value then
-  return not ids.lost and { 'unknown' } or { 'damaged', 'a bucket of the id index is missing' }
+if ids.lost then
+  return { 'damaged', 'a bucket of the id index is missing' }
+elseif not value then
+  return { 'unknown' }
 end
-local _, position, item = index.unpack(value)
+local _, position, left = index.unpack(value)
 local void = redis.call('HGET', KEYS[4] .. ':voids', series.text(position)) or ''
-if item <= tonumber(redis.call('HGET', KEYS[1], 'settled')) then
-  return { 'found', position, void }
-end
-local head, request, before = series.entry(KEYS[3], ARGV[3], item, ARGV[4])
-if not head then
-  return { 'damaged', 'entry ' .. series.text(position) .. ' is neither in the outbox nor settled' }
-end
-return { 'found', position, void, head, request, before }
+local shard = redis.call('HMGET', KEYS[1], 'settled', 'written')
+local first, last, apart = index.items(left, tonumber(shard[1]), tonumber(shard[2]))
+return { 'found', position, void, series.entry(KEYS[3], ARGV[3], ARGV[4], first, last, apart) }

@@ -1,20 +1,20 @@
 -- index.lua: an index of ids, shared by the scripts that read or grow one: the ids of a series, a company's claims.
 --
 -- The index maps every id ever seen to its value. It is spread over small hashes ("buckets") that stay below
--- hash-max-listpack-entries, where an entry of a series costs about 36 bytes. The number of buckets follows from
+-- hash-max-listpack-entries, where an entry of a series costs about 35 bytes. The number of buckets follows from
 -- the number of entries (linear hashing: one bucket is split for every LOAD entries), so it needs no state of its own.
 -- Key:   <prefix>:<bucket number>     Field: the id's 16 bytes, for a claim then its type
--- Value: of a series, 8 bytes of fingerprint, then the position and the item of the outbox, or 0, in as many bytes
--- each; of a claim, the series' 16 bytes
+-- Value: of a series, 8 bytes of fingerprint, the position in as few bytes as hold it, and the last 2 bytes of the
+-- number of its item in the outbox; of a claim, the series' 16 bytes
 -- Every bucket holds the field '' from its birth: one that is not there has been lost, and missing is never zero.
 
 local index = {} -- luacheck: ignore 241 (the scripts that include this file use it)
-local LOAD = 64
+local LOAD = 80
 local SLICE = 1000
 local PRIME = 4294967291 -- the largest below 2^32
 local call, format = redis.call, string.format
 local pack_struct, unpack_struct = struct.pack, struct.unpack
-local VALUES = { '>c8I1I1', '>c8I2I2', '>c8I3I3', '>c8I4I4', '>c8I5I5', '>c8I6I6', '>c8I7I7' }
+local VALUES, ITEMS = { '>c8I1I2', '>c8I2I2', '>c8I3I2', '>c8I4I2', '>c8I5I2', '>c8I6I2', '>c8I7I2' }, 65536
 
 local function bucket_count(entries)
   return entries > LOAD and math.ceil(entries / LOAD) or 1
@@ -51,17 +51,24 @@ function index.open(prefix, entries)
     split = false }
 end
 
--- Fingerprint, position and item in as few bytes as hold them, big-endian.
+-- Fingerprint, position and item, big-endian.
 function index.pack(fingerprint, position, item)
-  local bytes, limit, most = 1, 256, math.max(position, item)
-  while most >= limit do
+  local bytes, limit = 1, 256
+  while position >= limit do
     bytes, limit = bytes + 1, limit * 256
   end
-  return pack_struct(VALUES[bytes], fingerprint, position, item)
+  return pack_struct(VALUES[bytes], fingerprint, position, item % ITEMS)
 end
 
+-- Fingerprint and position, and what the item leaves when divided by ITEMS.
 function index.unpack(value)
-  return unpack_struct(VALUES[(#value - 8) / 2], value)
+  return unpack_struct(VALUES[#value - 10], value)
+end
+
+-- Of the items that wait in an outbox, behind `settled` and up to `written`, those that leave this: the first, what the
+-- last is not beyond, and how far apart they are.
+function index.items(left, settled, written)
+  return settled + 1 + (left - settled - 1) % ITEMS, written, ITEMS
 end
 
 -- Finds an id's value: false when its bucket does not have it. The id is then new, unless the bucket is lost. Answers

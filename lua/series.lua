@@ -95,9 +95,9 @@ function series.read(shard, name, prefix, packed, clock_ms)
   return state
 end
 
--- An entry, given its id and its item, if it is whole in the outbox: the head of its run, its request, and the id
--- before it there, which the first has not.
-function series.entry(outbox, name, item, id)
+-- An entry with this id, if it is whole in an item of the outbox: the head of its run, its request, and the id before
+-- it there, which the first has not.
+local function entry(outbox, name, id, item)
   local place = series.text(item)
   local found = call('XRANGE', outbox, place, place)[1]
   local fields = found and found[2] or {}
@@ -109,6 +109,16 @@ function series.entry(outbox, name, item, id)
         return fields[i], sub(requests, at, rest + bytes - 1), before
       end
       at, before = rest + bytes, known
+    end
+  end
+end
+
+-- The same, if it is in one of the items from `first` to `last` that are so far apart.
+function series.entry(outbox, name, id, first, last, apart)
+  for item = first, last, apart do
+    local head, request, before = entry(outbox, name, id, item)
+    if head then
+      return head, request, before
     end
   end
 end

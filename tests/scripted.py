@@ -23,7 +23,7 @@ STANDING = Standing("epoch", 1)
 ALWAYS = (0, 2**52)
 TODAY = date(2026, 11, 21)
 SHARD = 3
-LOAD = 64
+LOAD = 80
 """How many ids an index has for each of its buckets, as index.lua has it."""
 MARK = fingerprint(b"{}")
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from scripted import stands
 from seriatim import keyspace, worker
 from seriatim.config import Config
 from seriatim.definitions import SeriesView
-from seriatim.errors import Conflict, NotFound
+from seriatim.errors import Conflict, Damaged, NotFound
 from seriatim.ledger import Wanted
 from seriatim.model import Entry, SeriesFields, Standing, Why, shard_of
 from seriatim.store import Store
@@ -165,6 +166,31 @@ def test_a_deleted_series_shows_nothing_of_the_one_that_came_after(
                     with pytest.raises((NotFound, Conflict)):
                         await call
             assert held(store, series).name == ""
+
+    asyncio.run(run())
+
+
+def test_an_entry_that_neither_redis_nor_the_store_has_is_damage(
+    valkey: Valkey, store: Store, config: Config, company: str
+) -> None:
+    async def run() -> None:
+        # Given an entry that waits for the store, and an outbox that has lost its request
+        async with running_front(config) as front:
+            series = await make_series(front, company)
+            entry, _ = await front.ledger.put_entry(company, series, Wanted(new_id()))
+            outbox = keyspace.outbox_key(shard_of(series, SHARDS))
+            ((name, fields),) = cast("list[tuple[bytes, dict[bytes, bytes]]]", valkey.client.xrange(outbox))
+            valkey.client.delete(outbox)
+            valkey.client.xadd(outbox, cast("Any", dict.fromkeys(fields, b"")), id=name)
+
+            # When it is looked for, then it is not taken for one that never was
+            with pytest.raises(Damaged, match="the store lacks it"):
+                await front.ledger.entry(company, series, entry.id)
+
+            # And when it is asked for again, then allocation stops
+            with pytest.raises(Damaged, match="the store lacks it"):
+                await front.ledger.put_entry(company, series, Wanted(entry.id))
+            assert store.data_set().state == "halted"
 
     asyncio.run(run())
 

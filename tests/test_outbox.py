@@ -225,6 +225,11 @@ def rewrite(server: Valkey, change: Callable[[bytes], bytes]) -> None:
         server.client.xadd(OUTBOX, cast("Any", changed), id=name)
 
 
+def found(one: scripts.Found | None) -> scripts.Found:
+    assert one is not None
+    return one
+
+
 def without_first(run: bytes) -> bytes:
     return run[28 + int.from_bytes(run[24:28]) :]
 
@@ -250,13 +255,11 @@ def test_a_run_that_is_cut_short_is_damage(server: Valkey, cut: str) -> None:
     rewrite(server, cut_off)
     before = server.dump()
 
-    # When its entries are asked for again or looked for, then what is gone is damage
+    # When its entries are asked for again or looked for, then it is the store that has to have what is gone
     replies = allocate(server, group(series, ids[:4]))
-    assert [at for at, reply in enumerate(replies, 1) if reply[0] == b"damaged"] == lost
-    assert {reply[0] for reply in replies} <= {b"damaged", b"replayed"}
-    for at in lost:
-        with pytest.raises(Damaged, match=f"entry {at} is neither"):
-            find_all(server, series, [ids[at - 1]])
+    assert [at for at, reply in enumerate(replies, 1) if reply[0] == b"settled"] == lost
+    assert {reply[0] for reply in replies} <= {b"settled", b"replayed"}
+    assert [one.position for one in map(found, find_all(server, series, ids)) if one.entry is None] == lost
 
     # And whoever reads the outbox is told so
     with pytest.raises(Damaged, match=f"outbox of series {series.id} is cut short"):
@@ -269,17 +272,44 @@ def test_a_run_that_is_cut_short_is_damage(server: Valkey, cut: str) -> None:
     assert server.dump() == before
 
 
-def test_another_entry_in_the_place_of_one_is_damage(server: Valkey) -> None:
+FILL = """
+for item = 2, 65536 do
+  redis.call('XADD', KEYS[2], item .. '-0', 'note', '')
+end
+redis.call('HSET', KEYS[1], 'written', 65536, 'backlog', 65536)
+"""
+
+
+def test_an_entry_is_found_among_as_many_items_as_may_wait(server: Valkey) -> None:
+    # Given an entry in the first item, and one in an item so far behind it that both leave the same in the index
+    series = opened(server, make_series())
+    ids = [new_id(), new_id()]
+    allocate(server, group(series, ids[:1]))
+    server.client.eval(FILL, 2, keyspace.shard_key(SHARD), OUTBOX)
+    allocate(server, group(series, ids[1:]))
+
+    # When they are asked for again or looked for, then each is found
+    assert [reply[:2] for reply in allocate(server, group(series, ids))] == [[b"replayed", 1], [b"replayed", 2]]
+    assert [one.entry.id if one.entry else "" for one in map(found, find_all(server, series, ids))] == ids
+
+    # And once the first is settled, it is not looked for in the other's item
+    server.client.xtrim(OUTBOX, minid="2", approximate=False)
+    server.client.hset(keyspace.shard_key(SHARD), "settled", 1)
+    assert [reply[:2] for reply in allocate(server, group(series, ids))] == [[b"settled", 1], [b"replayed", 2]]
+
+
+def test_an_entry_is_not_answered_with_another_that_is_in_its_place(server: Valkey) -> None:
     # Given a run in which one record has been replaced by another entry's
     series = opened(server, make_series())
     ids = [new_id() for _ in range(2)]
     allocate(server, group(series, ids))
     rewrite(server, lambda run: without_first(run) * 2)
 
-    # When the entry is asked for again, then it is not answered with the other one's number
-    assert [reply[0] for reply in allocate(server, group(series, ids))] == [b"damaged", b"replayed"]
-    with pytest.raises(Damaged):
-        find_all(server, series, ids[:1])
+    # When the entry is asked for again or looked for, then it is the store that has to have it
+    assert [reply[0] for reply in allocate(server, group(series, ids))] == [b"settled", b"replayed"]
+    first, second = map(found, find_all(server, series, ids))
+    assert (first.position, first.entry) == (1, None)
+    assert second.entry is not None
 
 
 def test_a_way_back_that_is_broken_is_damage(server: Valkey) -> None:

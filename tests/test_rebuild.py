@@ -118,7 +118,7 @@ def _standing(valkey: Valkey, key: str, name: str, packed: bytes) -> tuple[State
 
 def _indexed(value: bytes) -> tuple[bytes, int]:
     """Fingerprint and position, without the item."""
-    return value[:8], int.from_bytes(value[8 : 4 + len(value) // 2])
+    return value[:8], int.from_bytes(value[8:-2])
 
 
 def sound(store: Store, numbered: Numbered) -> bool:

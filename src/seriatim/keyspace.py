@@ -31,7 +31,7 @@ from seriatim.errors import Damaged
 from seriatim.formats import counted
 from seriatim.model import Entry, Place, Record, Series, Skip, Void, uuid_text
 
-LAYOUT = "4"
+LAYOUT = "5"
 """Which of the ways to keep all this: whoever changes what keys or values mean raises it."""
 RUN_MAX = 32
 """How many entries a run holds at most, as allocate.lua has it."""
@@ -309,8 +309,7 @@ def pack_void(void: Void) -> bytes:
 
 def pack_indexed(fingerprint: bytes, position: int) -> bytes:
     """Returns the value of a settled entry's id in the index, as index.lua packs it."""
-    packed = position.to_bytes(max(1, (position.bit_length() + 7) // 8))
-    return fingerprint + packed + bytes(len(packed))
+    return fingerprint + position.to_bytes(max(1, (position.bit_length() + 7) // 8)) + bytes(2)
 
 
 def run_requests(requests: bytes) -> list[bytes]:

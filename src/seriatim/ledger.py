@@ -306,11 +306,9 @@ class Ledger:
     async def _settled(self, series: Series, wanted: Wanted, answer: Settled) -> tuple[Entry, bool]:
         entry = await self._reader.entry_at(series, answer.position)
         if entry is None or entry.id != wanted.id:
-            reason = (
-                f"Redis says that entry {answer.position} of series {series.id} is settled, and the store lacks it."
-            )
-            await self._warden.halt(reason)
-            raise Damaged(reason)
+            lost = _lost(series, answer.position)
+            await self._warden.halt(lost.message)
+            raise lost
         return _with_void(entry, keyspace.unpack_void(series.id, answer.position, answer.void)), True
 
     # reading ------------------------------------------------------------------------------------------------------
@@ -336,7 +334,7 @@ class Ledger:
             return _with_void(entry, found.void if found else None)
         if refused is not None:
             raise refused
-        raise _no_entry(series_id, entry_id)
+        raise _no_entry(series_id, entry_id) if found is None else _lost(series, found.position)
 
     async def last_entries(self, views: Sequence[SeriesView]) -> dict[str, Entry]:
         """Returns the last entry of each of some series, by the series' id, as it stood when they were seen.
@@ -465,6 +463,10 @@ class Ledger:
 
 def _no_entry(series_id: str, entry_id: str) -> NotFound:
     return NotFound(f"There is no entry {entry_id} in series {series_id}.")
+
+
+def _lost(series: Series, position: int) -> Damaged:
+    return Damaged(f"Redis says that entry {position} of series {series.id} is settled, and the store lacks it.")
 
 
 def _with_void(entry: Entry, void: Void | None) -> Entry:
