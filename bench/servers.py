@@ -18,7 +18,7 @@ import redis
 
 from machine import POSTGRESQL, kill
 from seriatim.directory import DataDirectory
-from seriatim.embedded import server_arguments
+from seriatim.embedded import server_arguments, server_environment
 
 SETTINGS = {
     "fsync": "on",
@@ -45,7 +45,7 @@ def until(condition: Callable[[], bool], otherwise: str, process: subprocess.Pop
 
 
 class Valkey:
-    """A Valkey with the command line of `seriatim up`: append-only file, fsync always."""
+    """A Valkey as `seriatim up` runs it: append-only file, fsync always."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = DataDirectory(directory)
@@ -57,7 +57,8 @@ class Valkey:
     def start(self) -> None:
         """Starts it, anew or on what it had."""
         with self._directory.log.open("ab") as log:
-            self.process = subprocess.Popen(server_arguments(self._directory), stdout=log, stderr=log)
+            command, environment = server_arguments(self._directory), server_environment(os.environ)
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         with redis.Redis.from_url(self.url) as client:
             until(lambda: _answers(client), "Valkey does not start", self.process)
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -165,6 +166,13 @@ def test_a_torn_log_is_not_opened(up: Up) -> None:
         assert client.put(entry_path(series, new_id())).status_code == 503
         assert client.get(entry_path(series, entry["id"])).json()["code"] == "1"
         assert client.get("/readyz").json()["checks"]["redis"] != "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not put in the place of the system's")
+def test_the_server_takes_memory_from_mimalloc(up: Up) -> None:
+    # Given a server that runs, then the library is loaded
+    (server,) = up.pids("valkey-server")
+    assert "libmimalloc" in Path(f"/proc/{server}/maps").read_text()
 
 
 def test_a_full_disk_tears_no_log(up: Up) -> None:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import distribution
 from typing import IO
 
 import msgspec
@@ -56,6 +57,17 @@ def server_arguments(directory: DataDirectory) -> list[str]:
     ]
 
 
+def server_environment(outer: Mapping[str, str]) -> dict[str, str]:
+    """Returns the embedded server's environment: on Linux its memory comes from mimalloc.
+
+    Valkey's wheel takes it from the C library, which costs a third of the server's time.
+    """
+    if sys.platform != "linux":
+        return dict(outer)
+    library = distribution("cmeel-mimalloc").locate_file("cmeel.prefix/lib/libmimalloc.so")
+    return dict(outer) | {"LD_PRELOAD": ":".join(filter(None, [str(library), outer.get("LD_PRELOAD")]))}
+
+
 @contextmanager
 def serving(directory: DataDirectory, client: redis.Redis, on_torn: Callable[[], None]) -> Iterator[None]:
     """The embedded server, running: that of a running `seriatim up`, or one of its own until the end.
@@ -80,7 +92,7 @@ def serving(directory: DataDirectory, client: redis.Redis, on_torn: Callable[[],
         return
     try:
         with directory.log.open("ab", buffering=0) as log:
-            server = _Child(server_arguments(directory), os.environ, log, [lock])
+            server = _Child(server_arguments(directory), server_environment(os.environ), log, [lock])
             server.start()
             try:
                 _wait(client, directory)
@@ -246,7 +258,7 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         prepare(config)
         with self._directory.log.open("ab", buffering=0) as log:
-            server = _Child(server_arguments(self._directory), os.environ, log, [lock])
+            server = _Child(server_arguments(self._directory), server_environment(os.environ), log, [lock])
             ours = [sys.executable, "-m", "seriatim"]
             serve = [*ours, "serve", "--fd", str(listener.fileno())]
             apis = [_Child(serve, environment, log, [listener.fileno()]) for _ in range(self._counts["serve"])]
