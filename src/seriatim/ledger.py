@@ -319,6 +319,7 @@ class Ledger:
         Raises:
             NotFound: there is none in this series of this company.
             Unavailable: it is not in the store, and Redis cannot be asked.
+            Damaged: Redis knows it, and neither of them has it.
         """
         series = await self._definitions.current(company, series_id)
         refused: Unavailable | None = None
