@@ -40,7 +40,7 @@
 --   {'twin'}                   issued to a request before in this call, with the same id and payload
 --   {'replayed', position, void or '', head, request, id before or ''}     issued before, and the outbox has it: in a
 --                              run with this head, behind an entry with this id, unless it is the first there
---   {'settled', position, void or ''}      issued before, and the store has it
+--   {'settled', position, void or ''}      issued before, and not in the outbox: the store has to have it
 --   {'conflict'}               issued before with another payload
 --   {'unloaded'}               the series is not loaded
 --   {'changing', for ms}     its definition is being changed
@@ -114,8 +114,8 @@ local function replay(state, id, position, left, fingerprint, known)
     return { 'conflict' }
   end
   local shard, void = state.shard, call('HGET', state.prefix .. ':voids', text(position)) or ''
-  local first, last, apart = index.items(left, shard.settled, shard.written)
-  local head, request, before = series.entry(shard.outbox, state.name, id, first, last, apart)
+  local head, request, before =
+    series.entry(shard.outbox, state.name, id, index.items(left, shard.settled, shard.written))
   if not head then
     return { 'settled', position, void }
   end

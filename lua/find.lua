@@ -28,5 +28,5 @@ end
 local _, position, left = index.unpack(value)
 local void = redis.call('HGET', KEYS[4] .. ':voids', series.text(position)) or ''
 local shard = redis.call('HMGET', KEYS[1], 'settled', 'written')
-local first, last, apart = index.items(left, tonumber(shard[1]), tonumber(shard[2]))
-return { 'found', position, void, series.entry(KEYS[3], ARGV[3], ARGV[4], first, last, apart) }
+return { 'found', position, void,
+  series.entry(KEYS[3], ARGV[3], ARGV[4], index.items(left, tonumber(shard[1]), tonumber(shard[2]))) }

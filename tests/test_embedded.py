@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -168,7 +167,6 @@ def test_a_torn_log_is_not_opened(up: Up) -> None:
         assert client.get("/readyz").json()["checks"]["redis"] != "ok"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not put in the place of the system's")
 def test_the_server_takes_memory_from_mimalloc(up: Up) -> None:
     # Given a server that runs, then the library is loaded
     (server,) = up.pids("valkey-server")
