@@ -51,6 +51,24 @@ def frozen(up: Up, what: str) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@contextmanager
+def store_held(up: Up) -> Iterator[None]:
+    """Somebody else writes to the store meanwhile."""
+    with closing(sqlite3.connect(up.directory.path / "store.db", timeout=20)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.rollback()
+
+
+@contextmanager
+def frozen_worker(up: Up) -> Iterator[None]:
+    """A worker that does nothing meanwhile, and is not in a transaction, whose end the service would wait for."""
+    with contextlib.ExitStack() as meanwhile:
+        with store_held(up):
+            meanwhile.enter_context(frozen(up, "seriatim worker"))
+        yield
+
+
 def memory_kib(up: Up) -> int:
     (pid,) = up.pids("seriatim serve")
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -85,7 +103,7 @@ def test_a_full_backlog_refuses_what_is_new_alone_and_goes_on_when_it_is_settled
     # Given a worker that does nothing, and as many numbers as may wait
     series = put_series(client, prefix="P-")
     pressed.settled()
-    with frozen(pressed, "seriatim worker"):
+    with frozen_worker(pressed):
         told = {}
         for _ in range(BACKLOG):
             entry = put_entry(client, series)
@@ -118,15 +136,12 @@ def test_a_database_that_is_slow_fills_the_backlog_and_nothing_else(pressed: Up,
     pressed.settled()
     before = memory_kib(pressed)
     answers: list[httpx.Response] = []
-    with closing(sqlite3.connect(pressed.directory.path / "store.db", timeout=20)) as database:
-        database.execute("BEGIN IMMEDIATE")
-
+    with store_held(pressed):
         # When numbers are asked for all the time
         give_up = time.monotonic() + 2
         with ThreadPoolExecutor(20) as callers:
             while time.monotonic() < give_up:
                 answers += callers.map(lambda _: put(client, series, new_id()), range(100))
-        database.rollback()
 
     # Then so many are issued as may wait, the others refused, and memory is bounded
     issued = [answer for answer in answers if answer.status_code == 200]
