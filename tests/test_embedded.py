@@ -167,10 +167,11 @@ def test_a_torn_log_is_not_opened(up: Up) -> None:
         assert client.get("/readyz").json()["checks"]["redis"] != "ok"
 
 
-def test_the_server_takes_memory_from_mimalloc(up: Up) -> None:
-    # Given a server that runs, then the library is loaded
+def test_the_server_takes_memory_from_mimalloc_and_no_huge_pages(up: Up) -> None:
+    # Given a server that runs, then the library is loaded, and has no page that takes long to clear
     (server,) = up.pids("valkey-server")
     assert "libmimalloc" in Path(f"/proc/{server}/maps").read_text()
+    assert "THP_enabled:\t0\n" in Path(f"/proc/{server}/status").read_text()
 
 
 def test_a_full_disk_tears_no_log(up: Up) -> None:

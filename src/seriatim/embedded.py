@@ -66,7 +66,8 @@ def server_environment(outer: Mapping[str, str]) -> dict[str, str]:
         return dict(outer)
     # Not beside anything else: with libfaketime, mimalloc does not know its own blocks.
     library = distribution("cmeel-mimalloc").locate_file("cmeel.prefix/lib/libmimalloc.so")
-    return {"LD_PRELOAD": str(library), **outer}
+    # A number would wait for a whole huge page to be cleared, or copied while the log is rewritten.
+    return {"LD_PRELOAD": str(library), "MIMALLOC_ALLOW_THP": "0", **outer}
 
 
 @contextmanager
