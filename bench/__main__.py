@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,11 +55,9 @@ def main() -> None:
     if arguments.results and arguments.only:
         parser.error("--only prints what it measured: results that are kept are of all contenders")
     check_disk(arguments.directory)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that contenders end, and their data go
-    scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=arguments.directory))
-    arena = Arena(scratch)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that contenders end, and their data go
     results = load(arguments.results / FILE) if arguments.results else Results()
-    try:
+    with _scratch(arguments.directory) as scratch, closing(Arena(scratch)) as arena:
         results.about = about(arena.directory())
         for part in arguments.parts or PARTS:
             _measure(part, arena, _options(arguments), results)
@@ -66,10 +65,21 @@ def main() -> None:
                 arguments.results.mkdir(parents=True, exist_ok=True)
                 save(arguments.results / FILE, results)
                 report.write(results, arguments.results)
-    finally:
-        arena.close()
-        shutil.rmtree(scratch, ignore_errors=True)
     print(report.reached(results) if arguments.results else report.text(results))
+
+
+@contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    """A directory for what contenders have. It stays when a part fails, with the logs that may say why."""
+    made = Path(tempfile.mkdtemp(prefix="bench-", dir=directory))
+    with ExitStack() as left:
+        left.callback(shutil.rmtree, made, ignore_errors=True)
+        try:
+            yield made
+        except (Exception, SystemExit):
+            left.pop_all()
+            print(f"What the contenders had, with their logs, is in {made}.", file=sys.stderr)
+            raise
 
 
 def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
