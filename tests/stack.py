@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -227,10 +228,37 @@ class Up:
             self.process.stdout.close()
         return code
 
+    @contextmanager
+    def stopped(self, what: str) -> Iterator[None]:
+        """A process of this stack does nothing meanwhile."""
+        (pid,) = self.pids(what)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def worker_stopped(self) -> Iterator[None]:
+        """The worker does nothing meanwhile, and was not stopped in the middle of a write to the store."""
+        with ExitStack() as meanwhile:
+            with store_held(self.directory):
+                meanwhile.enter_context(self.stopped("seriatim worker"))
+            yield
+
     def settled(self) -> None:
         """Waits until every outbox is empty."""
         client = self.redis()
         until(lambda: is_settled(client), 60)
+
+
+@contextmanager
+def store_held(directory: DataDirectory) -> Iterator[None]:
+    """Nobody else writes to a store that is a file: what a process holds there, nobody can take from it."""
+    with closing(sqlite3.connect(directory.path / "store.db", timeout=20)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+        database.rollback()
 
 
 def is_settled(client: redis.Redis) -> bool:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ import httpx
 import pytest
 
 from plain_socket import Wire, request
-from stack import Up, entry_path, list_entries, new_id, put_entry, put_series, running, until
+from stack import Up, entry_path, list_entries, new_id, put_entry, put_series, running, store_held, until
 
 BACKLOG = 200
 IN_FLIGHT = 50
@@ -38,35 +34,6 @@ def pressed() -> Iterator[Up]:
 def client(pressed: Up) -> Iterator[httpx.Client]:
     with pressed.client() as made:
         yield made
-
-
-@contextmanager
-def frozen(up: Up, what: str) -> Iterator[None]:
-    """A process of the service that does nothing meanwhile."""
-    (pid,) = up.pids(what)
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
-def store_held(up: Up) -> Iterator[None]:
-    """Somebody else writes to the store meanwhile."""
-    with closing(sqlite3.connect(up.directory.path / "store.db", timeout=20)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        yield
-        database.rollback()
-
-
-@contextmanager
-def frozen_worker(up: Up) -> Iterator[None]:
-    """A worker that does nothing meanwhile, and is not in a transaction, whose end the service would wait for."""
-    with contextlib.ExitStack() as meanwhile:
-        with store_held(up):
-            meanwhile.enter_context(frozen(up, "seriatim worker"))
-        yield
 
 
 def memory_kib(up: Up) -> int:
@@ -103,7 +70,7 @@ def test_a_full_backlog_refuses_what_is_new_alone_and_goes_on_when_it_is_settled
     # Given a worker that does nothing, and as many numbers as may wait
     series = put_series(client, prefix="P-")
     pressed.settled()
-    with frozen_worker(pressed):
+    with pressed.worker_stopped():
         told = {}
         for _ in range(BACKLOG):
             entry = put_entry(client, series)
@@ -136,7 +103,7 @@ def test_a_database_that_is_slow_fills_the_backlog_and_nothing_else(pressed: Up,
     pressed.settled()
     before = memory_kib(pressed)
     answers: list[httpx.Response] = []
-    with store_held(pressed):
+    with store_held(pressed.directory):
         # When numbers are asked for all the time
         give_up = time.monotonic() + 2
         with ThreadPoolExecutor(20) as callers:
@@ -164,7 +131,7 @@ def test_a_redis_that_does_not_answer_keeps_so_many_requests_and_no_more(pressed
     put_entry(client, series)
     before = memory_kib(pressed)
     ids = [new_id() for _ in range(2000)]
-    with frozen(pressed, "valkey"):
+    with pressed.stopped("valkey"):
         # When many more numbers are asked for than may be at work
         with ThreadPoolExecutor(100) as callers:
             answers = list(callers.map(lambda one: put(client, series, one), ids))
@@ -195,7 +162,7 @@ def test_clients_that_go_away_leave_nothing_behind(pressed: Up, client: httpx.Cl
     expecting = {"Expect": "100-continue"}  # takes the ordinary way
     for start in range(0, len(ids), IN_FLIGHT):
         until(lambda: client.get("/readyz").status_code == 200)
-        with frozen(pressed, "valkey"):
+        with pressed.stopped("valkey"):
             for number, one in enumerate(ids[start : start + IN_FLIGHT]):
                 more = expecting if number % 3 == 1 else {}
                 sent = request("PUT", entry_path(series, one), key | more, CONTENT)

@@ -242,20 +242,17 @@ def test_wake_ups_are_few_and_may_be_lost_or_repeated(up: Up) -> None:
     with up.client() as client:
         # Given a stack whose worker is stopped
         series = put_series(client)
-        (pid,) = up.pids("seriatim worker")
-        os.kill(pid, signal.SIGSTOP)
-
-        # When a hundred entries come in, their wake-ups are lost, and others come thrice
-        for _ in range(100):
-            put_entry(client, series)
-        redis_client = up.redis()
-        assert redis_client.llen(f"rq:queue:{worker.QUEUE}") <= 2
-        redis_client.delete(f"rq:queue:{worker.QUEUE}")
-        for shard in range(Config().shards):
-            for _ in range(3):
-                worker.wake(redis_client, shard)
-        redis_client.delete(f"rq:queue:{worker.QUEUE}")
-        os.kill(pid, signal.SIGCONT)
+        with up.worker_stopped():
+            # When a hundred entries come in, their wake-ups are lost, and others come thrice
+            for _ in range(100):
+                put_entry(client, series)
+            redis_client = up.redis()
+            assert redis_client.llen(f"rq:queue:{worker.QUEUE}") <= 2
+            redis_client.delete(f"rq:queue:{worker.QUEUE}")
+            for shard in range(Config().shards):
+                for _ in range(3):
+                    worker.wake(redis_client, shard)
+            redis_client.delete(f"rq:queue:{worker.QUEUE}")
 
         # Then the sweeper sees to it that they are settled, in order
         until(lambda: client.get(f"/sequence/v1/series/{series}/entries").json()["list"][0]["sigs"])

@@ -165,14 +165,9 @@ def test_people_are_told_second_by_second_and_at_the_end(common_up: Up) -> None:
 def test_the_backlog_is_told_while_no_worker_settles(common_up: Up) -> None:
     # Given a worker that is stopped
     common_up.settled()
-    (pid,) = common_up.pids("seriatim worker")
-    os.kill(pid, signal.SIGSTOP)
-
-    # When numbers are issued for more than a second, and receipts not waited for
-    try:
+    with common_up.worker_stopped():
+        # When numbers are issued for more than a second, and receipts not waited for
         ran = load(common_up, "--rate", "40", "--duration", "1.5", "--connections", "4", "--settle", "0")
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
     # Then all is there, and the backlog grows as they come
     assert ran.exit_code == 0, ran.summary["findings"]

@@ -6,13 +6,12 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from seriatim.config import Config
 from seriatim.directory import DataDirectory
 from seriatim.embedded import server_arguments
 from servers import PostgreSQL
-from stack import SERIATIM, ended, is_settled, until
+from stack import SERIATIM, ended, is_settled, store_held, until
 from torture.link import Link
 
 API_PROCESSES = 2
@@ -166,25 +165,11 @@ class Services(ABC):
 
     @contextmanager
     def worker_stopped(self) -> Iterator[None]:
-        """The workers do nothing meanwhile, and were not stopped in the middle of a write to a store that is a file.
-
-        What they hold there, nobody can take from them.
-        """
-        while True:
-            with self.stopped("worker"):
-                if not self.sqlite or self._writable():
-                    yield
-                    return
-            time.sleep(0.05)
-
-    def _writable(self) -> bool:
-        with closing(sqlite3.connect(self.directory.path / "store.db", timeout=1, isolation_level=None)) as store:
-            try:
-                store.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return False
-            store.execute("ROLLBACK")
-        return True
+        """The workers do nothing meanwhile, and were not stopped in the middle of a write to a store that is a file."""
+        with ExitStack() as meanwhile:
+            with store_held(self.directory) if self.sqlite else nullcontext():
+                meanwhile.enter_context(self.stopped("worker"))
+            yield
 
     def limit_files(self, role: str, size: Callable[[], int], seconds: float) -> None:
         """Lets the processes of a role write no file beyond a size for a while, as on a full disk.
