@@ -116,15 +116,16 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
 class Waiting(ABC):
     """A request for a number, from when it is asked for until it is answered. Who subclasses it takes the answer."""
 
-    __slots__ = ("now_ms", "order", "series", "tries")
+    series: Series
+    order: Order
+    now_ms = 0
+    """The time that the series is known to have reached, which the clock may have been set back behind."""
+    tries = 0
 
     def ask(self, series: Series, order: Order) -> Waiting:
         """Says for what it waits; once, and first."""
         self.series = series
         self.order = order
-        self.now_ms = 0
-        """The time that the series is known to have reached, which the clock may have been set back behind."""
-        self.tries = 0
         return self
 
     def gone(self) -> bool:
@@ -139,11 +140,12 @@ class Waiting(ABC):
     def fail(self, error: SeriatimError) -> None:
         """Takes what `Allocator.allocate` raises."""
 
+    def deliver(self) -> None:  # noqa: B027 -- for those who wait until then
+        """Passes on what it took, once all have taken theirs that came with it."""
+
 
 class _Awaited(Waiting):
     """One whose caller awaits a future."""
-
-    __slots__ = ("answer",)
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[Issued | Settled] = asyncio.get_running_loop().create_future()
@@ -402,17 +404,24 @@ class Allocator:
             return
         for request, reply in zip(requests, replies, strict=True):
             try:
-                self._answer(request, reply)
+                if type(reply) is not Issued:
+                    self._answer(request, reply)
+                elif not request.gone():
+                    request.succeed(reply)
             except Exception:
                 log.exception("an answer failed")
                 _fail([request], Unavailable(INTERRUPTED))
+        # Whom each answer wakes, and what the kernel does for it, would be in the way of those behind it.
+        for request in requests:
+            try:
+                request.deliver()
+            except Exception:
+                log.exception("an answer was not sent")
 
     def _answer(self, request: Waiting, reply: Any) -> None:
         if request.gone():
             return
-        if type(reply) is Issued:
-            request.succeed(reply)
-        elif self._again(request, reply):
+        if self._again(request, reply):
             self._enqueue(self._singles, request)
         else:
             try:

@@ -221,7 +221,7 @@ def unpack_run(head: bytes) -> Run:
     return Run(series.decode(), int(first), k, count, int(time), before, counters, rendering)
 
 
-_length = struct.Struct(">I").pack
+_tagged = struct.Struct(">24sI").pack
 _REQUEST = 16 + 8 + 4
 """How many bytes stand before what an id's request carries."""
 
@@ -234,7 +234,7 @@ def pack_request(tag: bytes, meta: bytes = b"", sig: bytes = b"") -> bytes:
         meta: canonical JSON, or empty.
         sig: the client's signature, or empty.
     """
-    return b"%b%b%b\0%b" % (tag, _length(len(sig) + 1 + len(meta)), sig, meta)
+    return _tagged(tag, len(sig) + 1 + len(meta)) + sig + b"\0" + meta
 
 
 class Issued(msgspec.Struct, frozen=True, gc=False):

@@ -112,27 +112,13 @@ class _Reader:
 class Put(Waiting):
     """A `put_entry` that is told what comes of it at once, where a future would wait for the loop's next turn."""
 
-    __slots__ = ("told", "wanted")
-
-    def want(self, wanted: Wanted, series: Series) -> Waiting:
-        """Says which entry it waits for; once, and first."""
-        self.wanted = wanted
-        self.told = False
-        return self.ask(series, wanted.order(claimed=False))
-
-    def gone(self) -> bool:
-        """Whether it was told already."""
-        return self.told
-
     def succeed(self, answer: Issued | Settled) -> None:
         """Tells of the entry."""
-        self.tell(answer if isinstance(answer, Issued) and not answer.void else None)
-        self.told = True
+        self.tell(answer if type(answer) is Issued and not answer.void else None)
 
     def fail(self, error: SeriatimError) -> None:
         """Tells of an error that is final."""
         self.tell(None if isinstance(error, AGAIN) else error)
-        self.told = True
 
     @abstractmethod
     def tell(self, outcome: Outcome) -> None:
@@ -198,7 +184,7 @@ class Ledger:
             return False
         if wanted.day is not None:
             _check_days(series.numbering, [wanted], batch=False)
-        self._allocator.submit(put.want(wanted, series))
+        self._allocator.submit(put.ask(series, wanted.order(claimed=False)))
         return True
 
     async def put_default_entry(self, company: str, kind: str, wanted: Wanted) -> tuple[Entry, bool]:

@@ -258,8 +258,8 @@ def uuid_bytes(text: str) -> bytes:
 
 def uuid_text(raw: bytes) -> str:
     """Returns the canonical text of a UUID's 16 bytes."""
-    digits = raw.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    quads = raw.hex("-", 2)
+    return f"{quads[:4]}{quads[5:29]}{quads[30:34]}{quads[35:]}"
 
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
@@ -270,9 +270,8 @@ def canonical_meta(meta: dict[str, str]) -> bytes:
 
     msgspec sorts keys by code point and the RFC by UTF-16 unit; the two agree on ASCII keys, which it does faster.
     """
-    if all(map(str.isascii, meta)):
-        return _encode_sorted(meta)
-    return rfc8785.dumps(meta)
+    encoded = _encode_sorted(meta)
+    return encoded if encoded.isascii() or all(map(str.isascii, meta)) else rfc8785.dumps(meta)
 
 
 _nothing_hashed = hashlib.blake2b(digest_size=8)

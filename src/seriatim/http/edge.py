@@ -139,7 +139,7 @@ def given_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 def new_request_id() -> str:
     """Returns a name that no other request has."""
-    return f"{PROCESS}{next(_numbers):016x}"
+    return PROCESS + next(_numbers).to_bytes(8).hex()
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:

@@ -42,7 +42,10 @@ class Answering(Protocol):
     """A connection."""
 
     def answer(self, request: HotRequest, outcome: Outcome) -> None:
-        """Answers a request that was on the hot path until now."""
+        """Answers a request that was on the hot path until now; an answer that is all written is yet to be sent."""
+
+    def send(self, request: HotRequest) -> None:
+        """Sends the answer that is written."""
 
 
 class HotRequest(Put):
@@ -51,11 +54,14 @@ class HotRequest(Put):
     It has what uvicorn's protocol wants to know of the one that it works on, too.
     """
 
-    __slots__ = (
-        *("body", "connection", "entry_id", "head", "principal", "series_id", "target"),
-        *("disconnected", "keep_alive", "more_body", "response_complete"),
-    )
     message_event = Nobody()
+    body = b""
+    written = b""
+    """Its answer, when that is yet to be sent."""
+    more_body = True
+    keep_alive = True
+    disconnected = False
+    response_complete = False
 
     def __init__(  # noqa: PLR0913, PLR0917 -- its parts, all at once
         self, connection: Answering, target: bytes, head: Head, principal: Principal, series_id: str, entry_id: str
@@ -66,15 +72,15 @@ class HotRequest(Put):
         self.principal = principal
         self.series_id = series_id
         self.entry_id = entry_id
-        self.body = b""
-        self.more_body = True
-        self.keep_alive = True
-        self.disconnected = False
-        self.response_complete = False
 
     def tell(self, outcome: Outcome) -> None:
         """Lets the connection answer."""
         self.connection.answer(self, outcome)
+
+    def deliver(self) -> None:
+        """Has the answer sent, if it is written."""
+        if self.written:
+            self.connection.send(self)
 
 
 class HotPath:
@@ -125,24 +131,23 @@ class HotPath:
 
 def issued_content(series_id: str, entry_id: str, issued: Issued) -> bytes:
     """Returns an entry as the ordinary way answers it; what all entries of a rendering share is written once."""
-    run, values = issued.run, issued.values()
+    run, nth, firsts = issued.run, issued.nth, issued.run.values
+    first, linked, counted = _contents(run.rendering)
+    numbers = [firsts[field] + nth for field in counted]
     sig, meta = issued.carried()
-    said: list[bytes | int] = [entry_id.encode(), series_id.encode()]
-    said += [values[field - 1] for field in run.rendering.counted]
-    at = timestamp(run.time).encode()
-    said += issued.position, values[0], meta or b"{}", b'"%b"' % sig if sig else b"", at, at
-    first, linked = _contents(run.rendering)
+    sigs, at = b'"%b"' % sig if sig else b"", timestamp(run.time).encode()
+    last = run.first + nth, firsts[0] + nth, meta or b"{}", sigs, at, at
     if not issued.previous:
-        return first % tuple(said)
-    said.append(uuid_text(issued.previous).encode())
-    return linked % tuple(said)
+        return first % (entry_id.encode(), series_id.encode(), *numbers, *last)
+    return linked % (entry_id.encode(), series_id.encode(), *numbers, *last, uuid_text(issued.previous).encode())
 
 
 @lru_cache(maxsize=1024)
-def _contents(rendering: Rendering) -> tuple[bytes, bytes]:
+def _contents(rendering: Rendering) -> tuple[bytes, bytes, list[int]]:
     """Returns the answers of entries that have a rendering, with places for what they do not share (printf).
 
-    That of a series' first entry, and that of one behind another.
+    That of a series' first entry, and that of one behind another; and of which fields their codes have the values,
+    counted from 0.
     """
     blank = EntryAnswer(
         id="%b",
@@ -156,4 +161,5 @@ def _contents(rendering: Rendering) -> tuple[bytes, bytes]:
         created_at="%b",
         updated_at="%b",
     )
-    return encode(blank), encode(msgspec.structs.replace(blank, previous_id="%b"))
+    linked = msgspec.structs.replace(blank, previous_id="%b")
+    return encode(blank), encode(linked), [field - 1 for field in rendering.counted]

@@ -298,9 +298,9 @@ def read_entry(entry_id: str, body: bytes, also_wrong: dict[str, str]) -> Wanted
     Raises:
         BadRequest, Invalid.
     """
-    said = _read_plain(body)
-    if said is not None and not also_wrong:
-        return Wanted(entry_id, canonical_meta(said.meta))
+    meta = _plain_meta(body)
+    if meta is not None and not also_wrong:
+        return Wanted(entry_id, meta)
     read = decode(body, _entry_body)
     _check_same_id(read.id, entry_id)
     wrong: dict[str, str] = {}
@@ -311,14 +311,21 @@ def read_entry(entry_id: str, body: bytes, also_wrong: dict[str, str]) -> Wanted
     return wanted
 
 
-def _read_plain(body: bytes) -> PlainBody | None:
-    """Returns a body that has but a meta, within its limits: where characters are bytes, the decoder checks them."""
-    if len(body) > META_BYTES_MAX or not body.isascii() or b"\\u" in body:
+def _plain_meta(body: bytes) -> bytes | None:
+    """Returns the canonical meta of a body that has nothing else, if it is sure to be within its limits.
+
+    They are in bytes. The decoder knows characters, which are the same in ASCII; others may be in values that are too
+    short for it to matter.
+    """
+    if len(body) > META_BYTES_MAX or b"\\u" in body:
         return None
     try:
-        return _plain_body.decode(body)
-    except msgspec.DecodeError:
+        meta = _plain_body.decode(body).meta
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+    canonical = canonical_meta(meta)
+    short = canonical.isascii() or (len(body) <= META_VALUE_BYTES_MAX and all(map(str.isascii, meta)))
+    return canonical if short else None
 
 
 def _wanted(entry_id: str, body: EntryBody, wrong: dict[str, str], place: str) -> Wanted:

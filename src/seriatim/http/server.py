@@ -16,6 +16,7 @@ from seriatim.keyspace import Issued
 from seriatim.ledger import Outcome
 
 HEAD_BYTES_MAX = 64 * 1024
+CLOSE = b"connection: close\r\n"
 FRAMING = {b"content-length", b"transfer-encoding"}
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -192,29 +193,32 @@ class Connection(HttpToolsProtocol):
             self._path.leave(self.cycle)
 
     def answer(self, hot: HotRequest, outcome: Outcome) -> None:
-        """Answers a request that was on the hot path until now."""
+        """Answers a request that was on the hot path until now; an answer that is all written is yet to be sent."""
         written = self._path.answer(hot, outcome) if type(outcome) is Issued else b""
         self._path.leave(hot, undone=outcome is None)
         if self.transport.is_closing():
             return
         if written:
-            self._write(hot, written)
+            hot.written = self._stamp() + written if hot.keep_alive else self._stamp() + CLOSE + written
         elif isinstance(outcome, SeriatimError):
             self._serve(hot, self._path.refusing(outcome))
         else:
             self._serve(hot, self.app)
 
-    def _write(self, hot: HotRequest, answer: bytes) -> None:
+    def _stamp(self) -> bytes:
+        """Returns what answers begin with now."""
         stamps, stamp = self._stamped
         if stamps is not self.server_state.default_headers:
             stamps = self.server_state.default_headers
             stamp = b"HTTP/1.1 200 OK\r\n%b%b" % (b"".join(b"%b: %b\r\n" % header for header in stamps), LINES)
             self._stamped = stamps, stamp
+        return stamp
+
+    def send(self, hot: HotRequest) -> None:
+        """Sends the answer that is written."""
         hot.response_complete = True
-        if hot.keep_alive:
-            self.transport.write(stamp + answer)
-        else:
-            self.transport.write(b"%bconnection: close\r\n%b" % (stamp, answer))
+        self.transport.write(hot.written)
+        if not hot.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
