@@ -21,9 +21,11 @@ from msgspec.structs import replace
 
 from core import SHARDS, drain_all, id_in, make_config, make_drainer, make_series, running_front
 from seriatim import allocator, keyspace, worker
+from seriatim.allocator import Settled, Waiting
 from seriatim.config import Config
-from seriatim.errors import Conflict, NotFound, Unavailable
+from seriatim.errors import Conflict, NotFound, SeriatimError, Unavailable
 from seriatim.http.app import Front
+from seriatim.keyspace import Issued
 from seriatim.ledger import Ledger, Wanted
 from seriatim.model import Entry, SeriesFields, canonical_meta
 from seriatim.store import Store
@@ -380,6 +382,49 @@ def test_more_than_one_call_is_in_flight_only_for_batches(
     assert sorted(entry.position for run in runs for entry in run) == list(range(2, 32))
     if batches:
         assert all([entry.position - run[0].position for entry in run] == [0, 1, 2, 3, 4] for run in runs)
+
+
+class Told(Waiting):
+    """A request that writes down what comes of it; those that are `unsent` cannot pass their answers on."""
+
+    def __init__(self, number: int, said: list[tuple[str, int]], *, unsent: bool) -> None:
+        self.number, self.said, self.unsent = number, said, unsent
+
+    def succeed(self, answer: Issued | Settled) -> None:
+        self.said.append(("made", answer.position))
+
+    def fail(self, error: SeriatimError) -> None:
+        raise AssertionError(error)
+
+    def deliver(self) -> None:
+        self.said.append(("sent", self.number))
+        if self.unsent:
+            raise OSError
+
+
+def test_answers_of_a_call_are_all_made_before_any_is_sent_and_one_that_fails_keeps_none_back(config: Config) -> None:
+    # Given requests for six numbers, two of whose answers cannot be sent
+    async def number() -> list[tuple[str, int]]:
+        async with running_front(config) as front:
+            company = make_company(front)
+            series_id = await make_series(front, company)
+            await front.ledger.put_entry(company, series_id, Wanted(new_id()))
+            series = front.definitions.known(company, series_id)
+            assert series is not None
+            said: list[tuple[str, int]] = []
+
+            # When they travel together
+            for one in range(2, 8):
+                order = Wanted(new_id()).order(claimed=False)
+                front.allocator.submit(Told(one, said, unsent=one in (2, 5)).ask(series, order))
+            async with asyncio.timeout(10):
+                while len(said) < 12:  # noqa: ASYNC110 -- what there is to be said
+                    await asyncio.sleep(0.01)
+            return said
+
+    # Then each answer is made, and only then each is sent
+    said = asyncio.run(number())
+    assert said == [("made", one) for one in range(2, 8)] + [("sent", one) for one in range(2, 8)]
 
 
 def woken(valkey: Valkey) -> set[str]:

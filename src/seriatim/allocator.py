@@ -369,7 +369,7 @@ class Allocator:
             for request in taken:
                 members.setdefault(request.series.id, []).append(request)
             grouped = sorted(members.values(), key=lambda waiting: waiting[0].series.shard)
-            asked = [(g[0].series, [one.order for one in g], max(one.now_ms for one in g)) for g in grouped]
+            asked = [(g[0].series, [one.order for one in g], max([one.now_ms for one in g])) for g in grouped]
             allocated = await self._ask(asked, atomic=False)
             return partial(self._answer_each, [request for group in grouped for request in group], allocated)
         except SeriatimError as error:

@@ -37,6 +37,8 @@ RUN_MAX = 32
 """How many entries a run holds at most, as allocate.lua has it."""
 DAY_BYTES = len("2026-11-28")
 SERIES_BYTES = 36
+COUNTERS_MAX = 4
+"""How many a format may have."""
 
 
 def shard_key(shard: int) -> str:
@@ -175,7 +177,7 @@ class Rendering(msgspec.Struct, frozen=True, cache_hash=True, array_like=True):
     claimed: bool
 
 
-class Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """What entries share that were issued one behind the other.
 
     Args:
@@ -201,6 +203,7 @@ class Run(msgspec.Struct, frozen=True):
 
 _rendering = lru_cache(maxsize=4096)(msgspec.json.Decoder(Rendering).decode)
 _head = struct.Struct(">36sdIddHBB")
+_firsts = [struct.Struct(f">{count}d").unpack_from for count in range(COUNTERS_MAX + 1)]
 
 
 def unpack_run(head: bytes) -> Run:
@@ -211,10 +214,10 @@ def unpack_run(head: bytes) -> Run:
     """
     try:
         series, first, k, time, _, count, previous, values = _head.unpack_from(head)
-        firsts = struct.unpack_from(f">{values}d", head, _head.size)
+        firsts = _firsts[values](head, _head.size)
         begin = _head.size + 8 * values
         rendering = _rendering(head[begin + previous :])
-    except (struct.error, msgspec.DecodeError):
+    except (struct.error, IndexError, msgspec.DecodeError):
         of = head[:SERIES_BYTES].decode(errors="replace")
         raise Damaged(f"A run in the outbox of series {of} is cut short.") from None
     before, counters = head[begin : begin + previous], tuple(map(int, firsts))
