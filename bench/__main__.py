@@ -115,7 +115,7 @@ def _measure(part: str, arena: Arena, options: Options, results: Results) -> Non
     options.say(part)
     commit = _commit()
     setattr(results, part, PARTS[part](arena, options, results))
-    results.stages[part] = Stage(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", commit, options)
+    results.stages[part] = Stage(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", commit, options, results.about["Disk"])
 
 
 def _commit() -> str:

@@ -54,10 +54,10 @@ def _lines(results: Results) -> Iterator[str]:
     yield from ("# Measurements", "", "Written by `make bench`; [measured.json](measured.json) has every run.", "")
     yield from _table(("", ""), results.about.items())
     rows = [
-        (name, stage.at, stage.commit, ROUNDS[name].format(**msgspec.structs.asdict(stage.options)))
+        (name, stage.at, stage.commit, ROUNDS[name].format(**msgspec.structs.asdict(stage.options)), stage.disk)
         for name, stage in results.stages.items()
     ]
-    yield from _table(("part", "measured", "commit", "rounds"), rows)
+    yield from _table(("part", "measured", "commit", "rounds", "disk"), rows)
     yield from (ABOUT, "", "## To reach", "", *_targets(results))
     for part in (_puts, _cells, _open, _sustained, _steady, _batches, _settlement, _growth, _guard, _clients):
         yield from part(results)

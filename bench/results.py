@@ -18,11 +18,12 @@ from settlement import Settlement
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """When a part was measured, with which figures and what code."""
+    """When a part was measured, with which figures and what code, and on which disk, which tells machines apart."""
 
     at: str
     commit: str
     options: Options
+    disk: str
 
 
 class Results(msgspec.Struct):
