@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any, ClassVar, TypeVar, cast
@@ -311,20 +310,6 @@ def test_an_entry_is_not_answered_with_another_that_is_in_its_place(server: Valk
     first, second = map(found, find_all(server, series, ids))
     assert (first.position, first.entry) == (1, None)
     assert second.entry is not None
-
-
-def test_more_counters_than_a_format_may_have_are_damage(server: Valkey) -> None:
-    # Given a run whose head says that it has 255 of them
-    series = opened(server, make_series())
-    allocate(server, group(series, [new_id()]))
-    ((name, fields),) = cast("Any", items(server))
-    server.client.delete(OUTBOX)
-    at = struct.calcsize(">36sdIddHB")
-    server.client.xadd(OUTBOX, {head[:at] + b"\xff" + head[at + 1 :]: run for head, run in fields.items()}, id=name)
-
-    # When the outbox is read, then that is told
-    with pytest.raises(Damaged, match=f"outbox of series {series.id} is cut short"):
-        outbox.read(server.client, SHARD, 0, 100)
 
 
 def test_a_way_back_that_is_broken_is_damage(server: Valkey) -> None:
