@@ -404,10 +404,12 @@ class Allocator:
             return
         for request, reply in zip(requests, replies, strict=True):
             try:
-                if type(reply) is not Issued:
-                    self._answer(request, reply)
-                elif not request.gone():
+                if request.gone():
+                    continue
+                if type(reply) is Issued:
                     request.succeed(reply)
+                else:
+                    self._answer(request, reply)
             except Exception:
                 log.exception("an answer failed")
                 _fail([request], Unavailable(INTERRUPTED))
@@ -419,8 +421,6 @@ class Allocator:
                 log.exception("an answer was not sent")
 
     def _answer(self, request: Waiting, reply: Any) -> None:
-        if request.gone():
-            return
         if self._again(request, reply):
             self._enqueue(self._singles, request)
         else:

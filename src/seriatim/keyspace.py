@@ -224,9 +224,8 @@ def unpack_run(head: bytes) -> Run:
     return Run(series.decode(), int(first), k, count, int(time), before, counters, rendering)
 
 
-_tagged = struct.Struct(">24sI").pack
-_REQUEST = 16 + 8 + 4
-"""How many bytes stand before what an id's request carries."""
+_tagged = struct.Struct(">24sI")
+"""What stands before what an id's request carries."""
 
 
 def pack_request(tag: bytes, meta: bytes = b"", sig: bytes = b"") -> bytes:
@@ -237,7 +236,7 @@ def pack_request(tag: bytes, meta: bytes = b"", sig: bytes = b"") -> bytes:
         meta: canonical JSON, or empty.
         sig: the client's signature, or empty.
     """
-    return _tagged(tag, len(sig) + 1 + len(meta)) + sig + b"\0" + meta
+    return _tagged.pack(tag, len(sig) + 1 + len(meta)) + sig + b"\0" + meta
 
 
 class Issued(msgspec.Struct, frozen=True, gc=False):
@@ -266,7 +265,7 @@ class Issued(msgspec.Struct, frozen=True, gc=False):
 
     def carried(self) -> tuple[bytes, bytes]:
         """Returns its client's signature and its meta, each of which may be empty."""
-        sig, _, meta = self.request[_REQUEST:].partition(b"\0")
+        sig, _, meta = self.request[_tagged.size :].partition(b"\0")
         return sig, meta
 
     def values(self) -> list[int]:
@@ -321,7 +320,7 @@ def run_requests(requests: bytes) -> list[bytes]:
     at = 0
     while at < len(requests):
         start = at
-        at = start + _REQUEST + int.from_bytes(requests[start + 24 : start + _REQUEST])
+        at = start + _tagged.size + int.from_bytes(requests[start + 24 : start + _tagged.size])
         found.append(requests[start:at])
     return found if at == len(requests) else []
 

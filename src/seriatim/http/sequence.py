@@ -323,9 +323,9 @@ def _plain_meta(body: bytes) -> bytes | None:
         meta = _plain_body.decode(body).meta
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    canonical = canonical_meta(meta)
-    short = canonical.isascii() or (len(body) <= META_VALUE_BYTES_MAX and all(map(str.isascii, meta)))
-    return canonical if short else None
+    if body.isascii() or (len(body) <= META_VALUE_BYTES_MAX and all(map(str.isascii, meta))):
+        return canonical_meta(meta)
+    return None
 
 
 def _wanted(entry_id: str, body: EntryBody, wrong: dict[str, str], place: str) -> Wanted:

@@ -199,7 +199,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if written:
-            hot.written = self._stamp() + written if hot.keep_alive else self._stamp() + CLOSE + written
+            hot.written = self._stamp() + (b"" if hot.keep_alive else CLOSE) + written
         elif isinstance(outcome, SeriatimError):
             self._serve(hot, self._path.refusing(outcome))
         else:
