@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from client import Load, run
 from contenders import PYTHON, UNLIMITED, Ours, answers, backlog, free_port
-from machine import process_cpu_s
+from machine import descendants, process_cpu_s
 from seriatim.config import Config
 from seriatim.model import shard_of
 from seriatim.store import Store
@@ -128,8 +128,7 @@ class Parts:
         with self.worker() as worker:
             while left:
                 left = self.backlog()
-                children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
-                cpu_s = sum(process_cpu_s(pid) for pid in (worker.pid, *map(int, children)))
+                cpu_s = sum(map(process_cpu_s, descendants([worker.pid])))
                 points.append((time.perf_counter(), left, cpu_s))
                 assert worker.poll() is None, "the worker has ended"
                 time.sleep(POLL_S)

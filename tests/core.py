@@ -51,7 +51,7 @@ def id_in(shard: int) -> str:
     return next(series for series in iter(new_id, "") if shard_of(series, SHARDS) == shard)
 
 
-async def make_series(front: Front, company: str, fields: SeriesFields | None = None) -> str:
-    series = new_id()
+async def make_series(front: Front, company: str, fields: SeriesFields | None = None, series: str = "") -> str:
+    series = series or new_id()
     await front.definitions.put(company, series, fields or SeriesFields(prefix="T-"))
     return series

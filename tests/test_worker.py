@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from core import SHARDS, drain_all, make_config, make_drainer, make_series, running_front
+from core import SHARDS, drain_all, id_in, make_config, make_drainer, make_series, running_front
 from faulty_worker import POINTS
 from seriatim import keyspace, worker
 from seriatim.config import Config
@@ -37,24 +39,24 @@ def url_of(store: Store) -> str:
     return store.engine.url.render_as_string(hide_password=False)
 
 
-async def issue(valkey: Valkey, store: Store, *, entries: int = ENTRIES) -> dict[str, list[Entry]]:
-    """Issues entries in some series, many at once, and answers what the callers were told."""
+async def issue(
+    valkey: Valkey, store: Store, *, entries: int = ENTRIES, series: Sequence[str] = ("",) * SERIES
+) -> dict[str, list[Entry]]:
+    """Issues entries in some series, new ones unless named, many at once; answers what the callers were told."""
     company = store.create_company(new_id(), "test").id
     told: dict[str, list[Entry]] = {}
     async with running_front(make_config(valkey, url_of(store))) as front:
-        for _ in range(SERIES):
-            series = await make_series(front, company)
-            puts = [front.ledger.put_entry(company, series, Wanted(new_id(), b'{"k":"v"}')) for _ in range(entries)]
-            told[series] = sorted([entry for entry, _ in await asyncio.gather(*puts)], key=lambda entry: entry.position)
+        for name in series:
+            made = await make_series(front, company, series=name)
+            puts = [front.ledger.put_entry(company, made, Wanted(new_id(), b'{"k":"v"}')) for _ in range(entries)]
+            told[made] = sorted([entry for entry, _ in await asyncio.gather(*puts)], key=lambda entry: entry.position)
     return told
 
 
 def sign(drainer: worker.Drainer, series: Series, entries: list[Entry]) -> Slice:
     """Entries as the drainer would commit them."""
     part = drainer._part(series, entries)
-    drainer._signing.begin([part.chain(series.head)])
-    (receipts,) = drainer._signing.receipts()
-    return part.signed(receipts)
+    return part.signed(drainer._signer.chain(*part.chain(series.head)))
 
 
 def check(store: Store, told: dict[str, list[Entry]]) -> None:
@@ -333,7 +335,7 @@ def test_shards_take_turns(valkey: Valkey, store: Store, monkeypatch: pytest.Mon
     read = drainer._read
 
     def counted(*given: Any) -> Any:
-        reads.append(given[0])
+        reads.append(given[0].shard)
         return read(*given)
 
     monkeypatch.setattr(drainer, "_read", counted)
@@ -363,3 +365,76 @@ def test_a_shard_that_has_more_than_a_slice_goes_on(
     # When they are drained, then nobody waits for records to gather
     drain_all(drainer)
     check(store, told)
+
+
+def test_a_worker_has_two_shards_at_hand(valkey: Valkey, store: Store) -> None:
+    # Given entries in three shards, of which the first waits for more
+    told = asyncio.run(issue(valkey, store, entries=5, series=[id_in(shard) for shard in range(3)]))
+    drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
+    drainer._resting[0] = time.monotonic() + 3
+    again: list[int] = []
+
+    # When all are begun, then the second is settled meanwhile, and then the third, which had to wait for that
+    for shard in range(3):
+        drainer.begin(shard, again.append)
+    until(lambda: not valkey.client.xlen(keyspace.outbox_key(2)))
+    assert not valkey.client.xlen(keyspace.outbox_key(1))
+    assert valkey.client.xlen(keyspace.outbox_key(0))
+
+    # And when it stops, then it waits for none, and settles what is left
+    drainer.stopping.set()
+    drainer.finish(SHARDS)
+    assert is_settled(valkey.client)
+    assert valkey.client.keys("*:lock") == []
+    check(store, told)
+
+
+def test_a_shard_that_cannot_be_settled_is_said(
+    valkey: Valkey, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Given a shard with records of a series that the store does not know
+    (lost,) = asyncio.run(issue(valkey, store, entries=2, series=[id_in(0)]))
+    with store.write() as connection:
+        connection.execute(sa.text("DELETE FROM series"))
+    drainer = make_drainer(valkey, store, make_config(valkey, url_of(store)))
+    again: list[int] = []
+
+    # When a worker begins with it, then everything is halted, and it says why, and does not go on at once
+    drainer.begin(0, again.append)
+    until(lambda: drainer._signing.qsize() == worker.LANES)
+    assert again == []
+    reason = f"Redis holds records of series {lost}, which the store does not know."
+    assert store.data_set().reason == reason
+    assert reason in "".join(capfd.readouterr())
+
+
+def test_a_worker_asks_for_a_series_again_only_if_another_has_had_it(
+    valkey: Valkey, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two workers, and entries in one series, which one of them has settled
+    config = make_config(valkey, url_of(store))
+    first, second = (make_drainer(valkey, store, config) for _ in range(2))
+    series = id_in(0)
+    asked: list[str] = []
+    ask = store.series_by_ids
+
+    def counted(names: Sequence[str]) -> dict[str, Series]:
+        asked.extend(names)
+        return ask(names)
+
+    monkeypatch.setattr(store, "series_by_ids", counted)
+    told: list[Entry] = []
+
+    async def go_on(*turns: tuple[worker.Drainer, list[str]]) -> None:
+        company = store.create_company(new_id(), "test").id
+        async with running_front(config) as front:
+            await make_series(front, company, series=series)
+            for drainer, asks in turns:
+                asked.clear()
+                told.append((await front.ledger.put_entry(company, series, Wanted(new_id())))[0])
+                await asyncio.to_thread(drainer.drain, 0)
+                assert asked == asks
+
+    # When they take turns, then each asks for the series where the other one came between, and nobody forks its chain
+    asyncio.run(go_on((first, [series]), (first, []), (second, [series]), (first, [series]), (first, [])))
+    check(store, {series: told})

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +30,7 @@ from rq.serializers import JSONSerializer
 
 from seriatim import clients, keyspace, outbox, recovery, scripts, signing
 from seriatim.config import Config
-from seriatim.errors import Damaged, Halted, Stale, Unavailable
+from seriatim.errors import Damaged, Halted, SeriatimError, Stale, Unavailable
 from seriatim.model import COUNTER_MAX, Entry, Record, Series, Standing, follows, place_text
 from seriatim.signing import Signer
 from seriatim.signing_process import Chain, SigningProcess
@@ -40,6 +40,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 QUEUE = "seriatim"
 SLICE_RECORDS_MAX = 2000
+LANES = 2
+"""So many shards a worker has at hand at a time: while one waits for signatures or a disk, the other goes on."""
+KNOWN_MAX = 1000
+"""So many series of a shard are remembered from one turn to the next, as they were left."""
 TURN_S = 5.0
 """After this time a worker lets other shards have their turn."""
 GATHER_S = 0.1
@@ -139,13 +143,17 @@ class Drainer:
         self.client = client
         self._store = store
         self._signer = signer
-        self._signing = SigningProcess(signer)
+        self._signing: SimpleQueue[SigningProcess] = SimpleQueue()
+        for _ in range(LANES):
+            self._signing.put(SigningProcess(signer))
+        self._lanes = ThreadPoolExecutor(LANES)
         self._config = config
         self._standing: Standing | None = None
+        self._left: dict[int, tuple[Standing, int, dict[str, Series]]] = {}
+        """Under what, and up to which item, shards were settled when their last turn ended; and how it left series."""
         self._until = math.inf
         self._resting: dict[int, float] = {}
         """Until when shards gather records, see GATHER_S."""
-        self._turn = threading.Lock()
         self.stopping = Stopping()
 
     def drain(self, shard: int) -> bool:
@@ -153,19 +161,16 @@ class Drainer:
 
         Returns without doing anything when another worker has the shard.
         """
-        lock = self.client.lock(f"{keyspace.shard_key(shard)}:lock", timeout=LOCK_S, blocking=False)
-        with self._turn:
-            with scripts.translated():
-                if not lock.acquire():
-                    return False
-            try:
-                return self._drain(shard, lock)
-            finally:
-                with suppress(LockError, *scripts.FAULTS):  # it has expired, as it may
-                    lock.release()
+        return self._drain(shard, self._signing.get())
+
+    def begin(self, shard: int, then: Callable[[int], None]) -> None:
+        """Drains a shard beside, as soon as a lane is free, and says by `then` when there is more to do."""
+        self._lanes.submit(self._drain_beside, shard, self._signing.get(), then)
 
     def finish(self, shards: int) -> None:
         """Settles what can be settled in the time that a stop leaves. The rest waits for the next start."""
+        for ended in [self._signing.get() for _ in range(LANES)]:
+            self._signing.put(ended)
         self.stopping.clear()
         self._until = time.monotonic() + FINISH_S
         with suppress(Unavailable):
@@ -173,12 +178,37 @@ class Drainer:
                 while time.monotonic() < self._until and self.drain(shard):
                     pass
 
-    def _drain(self, shard: int, lock: Any) -> bool:
+    def _drain_beside(self, shard: int, signing: SigningProcess, then: Callable[[int], None]) -> None:
+        try:
+            again = self._drain(shard, signing)
+        except SeriatimError as error:
+            log.error("cannot settle", shard=shard, reason=error.message)
+        except Exception:
+            log.exception("cannot settle", shard=shard)
+        else:
+            if again and not self.stopping.is_set():
+                then(shard)
+
+    def _drain(self, shard: int, signing: SigningProcess) -> bool:
+        lock = self.client.lock(f"{keyspace.shard_key(shard)}:lock", timeout=LOCK_S, blocking=False)
+        try:
+            with scripts.translated():
+                if not lock.acquire():
+                    return False
+            try:
+                return self._insist(shard, lock, signing)
+            finally:
+                with suppress(LockError, *scripts.FAULTS):  # it has expired, as it may
+                    lock.release()
+        finally:
+            self._signing.put(signing)
+
+    def _insist(self, shard: int, lock: Any, signing: SigningProcess) -> bool:
         pause_s = BACKOFF_S[0]
         until = min(time.monotonic() + TURN_S, self._until)
         while time.monotonic() < until and not self.stopping.is_set():
             try:
-                return self._pipeline(shard, lock, until)
+                return self._pipeline(shard, lock, signing, until)
             except LockError:
                 return True
             except Stale:
@@ -195,59 +225,69 @@ class Drainer:
                 pause_s = min(pause_s * 2, BACKOFF_S[1])
         return True
 
-    def _pipeline(self, shard: int, lock: Any, until: float) -> bool:
+    def _pipeline(self, shard: int, lock: Any, signing: SigningProcess, until: float) -> bool:
         """Settles slice after slice: one is committed, the next signed, the one behind read. False: the shard is clean.
 
         `ahead` has the series as they will be: their places behind what was read, their heads behind what was signed.
         """
-        ahead: dict[str, Series] = {}
+        behind, ahead = self._begin(shard)
         with ThreadPoolExecutor(1) as committer:
             committing: Future[None] | None = None
-            behind: _Read | None = None
             while True:
-                over = behind is not None and self._is_over(shard, until, behind)
-                read = None if over else self._gather(shard, ahead, behind)
-                receipts = self._signing.receipts() if behind else []
-                for part, said in zip(behind.parts if behind else [], receipts, strict=True):
+                over = behind.waiting.count > 0 and self._is_over(until, behind)
+                read = None if over else self._gather(behind, ahead)
+                receipts = signing.receipts() if behind.parts else []
+                for part, said in zip(behind.parts, receipts, strict=True):
                     ahead[part.series.id] = msgspec.structs.replace(ahead[part.series.id], head=_head(said))
                 if read:
-                    self._signing.begin([part.chain(ahead[part.series.id].head) for part in read.parts])
+                    signing.begin([part.chain(ahead[part.series.id].head) for part in read.parts])
                 if committing is not None:
                     committing.result()
                     lock.reacquire()
-                if behind:
+                if behind.waiting.count:
                     committing = committer.submit(self._settle, behind, receipts)
                 if read is None:
                     if committing is not None:
                         committing.result()
+                    self._end(behind, ahead)
                     return over
                 behind = read
 
-    def _is_over(self, shard: int, until: float, behind: _Read) -> bool:
+    def _is_over(self, until: float, behind: _Read) -> bool:
         """Whether other shards have their turn now; at the latest when all is read that was due in this one."""
-        return time.monotonic() >= until or self.stopping.is_set() or (not behind.full and _is_more_due(shard))
+        return time.monotonic() >= until or self.stopping.is_set() or (not behind.full and _is_more_due(behind.shard))
 
-    def _gather(self, shard: int, ahead: dict[str, Series], behind: _Read | None) -> _Read | None:
+    def _begin(self, shard: int) -> tuple[_Read, dict[str, Series]]:
+        """Begins a turn: behind what is settled, with the series that nobody else can have moved since the last one."""
+        standing, settled = self._meet(), scripts.settled(self.client, shard)
+        *left, series = self._left.pop(shard, (standing, settled, {}))
+        nothing = _Read(standing, shard, outbox.Slice(settled, settled, 0, {}), [])
+        return nothing, series if left == [standing, settled] else {}
+
+    def _end(self, behind: _Read, ahead: dict[str, Series]) -> None:
+        if len(ahead) <= KNOWN_MAX:
+            self._left[behind.shard] = behind.standing, behind.waiting.upto, ahead
+
+    def _gather(self, behind: _Read, ahead: dict[str, Series]) -> _Read | None:
         """Reads the next slice as `_read`; if there is no more to do than that, not too soon."""
-        if behind is None or not behind.full:
-            self.stopping.wait(self._resting.get(shard, -math.inf) - time.monotonic())
-        self._resting[shard] = time.monotonic() + GATHER_S
-        return self._read(shard, ahead, behind)
+        if not behind.full:
+            self.stopping.wait(self._resting.get(behind.shard, -math.inf) - time.monotonic())
+        self._resting[behind.shard] = time.monotonic() + GATHER_S
+        return self._read(behind, ahead)
 
-    def _read(self, shard: int, ahead: dict[str, Series], behind: _Read | None) -> _Read | None:
-        """Reads the next slice, and moves `ahead` to where the series will be when it is settled.
+    def _read(self, behind: _Read, ahead: dict[str, Series]) -> _Read | None:
+        """Reads the slice next to `behind`, and moves `ahead` to where the series will be when it is settled.
 
         None when the shard is clean.
         """
-        standing = self._meet()
         # Read the outbox first: what another worker settles meanwhile is then not taken for a gap.
-        after = behind.waiting.upto if behind else scripts.settled(self.client, shard)
-        waiting = outbox.read(self.client, shard, after, SLICE_RECORDS_MAX)
+        waiting = outbox.read(self.client, behind.shard, behind.waiting.upto, SLICE_RECORDS_MAX)
         if not waiting.count:
             return None
         new = [name for name in waiting.records if name not in ahead]
-        ahead |= self._store.series_by_ids(new)
-        read = _Read(standing, shard, waiting, [])
+        if new:
+            ahead |= self._store.series_by_ids(new)
+        read = _Read(behind.standing, behind.shard, waiting, [])
         for name, records in waiting.records.items():
             if name not in ahead:
                 raise Damaged(f"Redis holds records of series {name}, which the store does not know.")
@@ -255,9 +295,10 @@ class Drainer:
                 raise Stale  # another worker has gone on from there
             fresh = self._fresh(ahead[name], records)
             if fresh:
-                read.parts.append(self._part(ahead[name], fresh))
+                part = self._part(ahead[name], fresh)
+                read.parts.append(part)
                 position, k = fresh[-1].place
-                ahead[name] = msgspec.structs.replace(ahead[name], position=position, k=k)
+                ahead[name] = msgspec.structs.replace(ahead[name], genesis=part.genesis, position=position, k=k)
         return read
 
     def _settle(self, read: _Read, receipts: Sequence[Sequence[str]]) -> None:
@@ -268,9 +309,10 @@ class Drainer:
         scripts.settle(self.client, read.standing, read.shard, after=read.waiting.after, upto=upto, count=count)
 
     def _meet(self) -> Standing:
-        if self._standing is None:
-            self._standing = recovery.meet(self.client, self._store, self._config.ack)
-        return self._standing
+        standing = self._standing  # which the other lane may forget at any moment
+        if standing is None:
+            standing = self._standing = recovery.meet(self.client, self._store, self._config.ack)
+        return standing
 
     def _fresh(self, series: Series, records: Sequence[Record]) -> list[Record]:
         """Returns the records that the store lacks, having compared those that it has."""
@@ -340,16 +382,15 @@ def _is_more_due(shard: int) -> bool:
 
 
 def drain(shard: int) -> None:
-    """The RQ job: settles a shard's records, and leaves the rest to a new job."""
+    """The RQ job: has a shard's records settled beside, and leaves the rest to a new job."""
     assert _drainer is not None, "only `seriatim worker` runs these jobs"
-    try:
-        again = _drainer.drain(shard)
-    except Unavailable as error:
-        log.error("cannot settle", shard=shard, reason=error.message)
-        return
-    if again and not _drainer.stopping.is_set() and _queue is not None:
-        with suppress(Unavailable):
-            wake(_queue, shard)
+    _drainer.begin(shard, _wake_again)
+
+
+def _wake_again(shard: int) -> None:
+    assert _queue is not None
+    with suppress(Unavailable):
+        wake(_queue, shard)
 
 
 def sweep(client: redis.Redis, server: redis.Redis, shards: int) -> None:
