@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -154,15 +155,14 @@ class Database:
     def _insert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
         kinds = [column.type.dialect_impl(connection.dialect) for column in table.columns]
         processors = [kind.bind_processor(connection.dialect) for kind in kinds]
-        values = [
-            process(value) if process else value for row in rows for process, value in zip(processors, row, strict=True)
-        ]
-        width, done = len(processors), 0
+        done = 0
         while left := len(rows) - done:
             # Powers of two, so that the statements are few, and prepared already.
             count = min(INSERT_ROWS_MAX, 1 << (left.bit_length() - 1))
-            statement = _insert_statement(table, count)
-            connection.exec_driver_sql(statement, tuple(values[done * width : (done + count) * width]))
+            columns = zip(processors, zip(*rows[done : done + count], strict=True), strict=True)
+            bound = [map(process, column) if process else column for process, column in columns]
+            values = tuple(chain.from_iterable(zip(*bound, strict=True)))
+            connection.exec_driver_sql(_insert_statement(table, count), values)
             done += count
 
     def _copy(self, connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:

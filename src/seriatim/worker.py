@@ -169,8 +169,9 @@ class Drainer:
 
     def finish(self, shards: int) -> None:
         """Settles what can be settled in the time that a stop leaves. The rest waits for the next start."""
-        for ended in [self._signing.get() for _ in range(LANES)]:
-            self._signing.put(ended)
+        # All of them are there when no lane is under way.
+        for idle in [self._signing.get() for _ in range(LANES)]:
+            self._signing.put(idle)
         self.stopping.clear()
         self._until = time.monotonic() + FINISH_S
         with suppress(Unavailable):
@@ -180,14 +181,12 @@ class Drainer:
 
     def _drain_beside(self, shard: int, signing: SigningProcess, then: Callable[[int], None]) -> None:
         try:
-            again = self._drain(shard, signing)
+            if self._drain(shard, signing) and not self.stopping.is_set():
+                then(shard)
         except SeriatimError as error:
             log.error("cannot settle", shard=shard, reason=error.message)
         except Exception:
             log.exception("cannot settle", shard=shard)
-        else:
-            if again and not self.stopping.is_set():
-                then(shard)
 
     def _drain(self, shard: int, signing: SigningProcess) -> bool:
         lock = self.client.lock(f"{keyspace.shard_key(shard)}:lock", timeout=LOCK_S, blocking=False)
@@ -207,12 +206,14 @@ class Drainer:
         pause_s = BACKOFF_S[0]
         until = min(time.monotonic() + TURN_S, self._until)
         while time.monotonic() < until and not self.stopping.is_set():
+            remembering = shard in self._left
             try:
                 return self._pipeline(shard, lock, signing, until)
             except LockError:
                 return True
             except Stale:
-                self._standing = None
+                if not remembering:  # else what was remembered may be, which is read anew first
+                    self._standing = None
             except Damaged as damage:
                 recovery.halt(self.client, self._store, damage.message, "worker")
                 raise
@@ -260,9 +261,9 @@ class Drainer:
     def _begin(self, shard: int) -> tuple[_Read, dict[str, Series]]:
         """Begins a turn: behind what is settled, with the series that nobody else can have moved since the last one."""
         standing, settled = self._meet(), scripts.settled(self.client, shard)
-        *left, series = self._left.pop(shard, (standing, settled, {}))
+        under, upto, left = self._left.pop(shard, (standing, settled, {}))
         nothing = _Read(standing, shard, outbox.Slice(settled, settled, 0, {}), [])
-        return nothing, series if left == [standing, settled] else {}
+        return nothing, left if (under, upto) == (standing, settled) else {}
 
     def _end(self, behind: _Read, ahead: dict[str, Series]) -> None:
         if len(ahead) <= KNOWN_MAX:
