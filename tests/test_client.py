@@ -8,6 +8,7 @@ import subprocess
 import sys
 import traceback
 import typing
+import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -107,6 +108,16 @@ def test_a_batch_gets_numbers_in_its_order_and_ids_where_it_has_none(client: Cli
     assert [(entry.code, entry.meta["n"]) for entry in issued] == [("C-2", "1"), ("C-1", "0"), ("C-3", "2")]
     assert issued[2].id == wanted[2].id
     assert wanted[0].id is None
+
+
+def test_ids_that_the_client_makes_are_in_the_order_of_time(client: Client, series: str) -> None:
+    # Given entries that are issued one after the other, and in a batch, without ids
+    issued = [client.issue(series) for _ in range(3)] + client.issue_batch(series, [EntryBody() for _ in range(3)])
+
+    # Then their ids stand side by side in an index
+    ids = [entry.id for entry in issued]
+    assert ids == sorted(ids)
+    assert {uuid.UUID(one).version for one in ids} == {7}
 
     # And one that is refused names the element, and the ids
     with pytest.raises(Invalid) as refused:
