@@ -109,6 +109,12 @@ def test_a_batch_gets_numbers_in_its_order_and_ids_where_it_has_none(client: Cli
     assert issued[2].id == wanted[2].id
     assert wanted[0].id is None
 
+    # And one that is refused names the element, and the ids
+    with pytest.raises(Invalid) as refused:
+        client.issue_batch(series, [EntryBody("1" + new_id()[1:]), EntryBody("no")])
+    assert list(refused.value.fields) == ["list[1].id"]
+    assert refused.value.ids[1] == "no"
+
 
 def test_ids_that_the_client_makes_are_in_the_order_of_time(client: Client, series: str) -> None:
     # Given entries that are issued one after the other, and in a batch, without ids
@@ -118,12 +124,6 @@ def test_ids_that_the_client_makes_are_in_the_order_of_time(client: Client, seri
     ids = [entry.id for entry in issued]
     assert ids == sorted(ids)
     assert {uuid.UUID(one).version for one in ids} == {7}
-
-    # And one that is refused names the element, and the ids
-    with pytest.raises(Invalid) as refused:
-        client.issue_batch(series, [EntryBody("1" + new_id()[1:]), EntryBody("no")])
-    assert list(refused.value.fields) == ["list[1].id"]
-    assert refused.value.ids[1] == "no"
 
 
 def test_the_default_series_of_a_type_issues(client: Client) -> None:

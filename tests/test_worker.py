@@ -401,7 +401,7 @@ def test_a_shard_that_cannot_be_settled_is_said(
 
     # When a worker begins with it, then everything is halted, and it says why, and does not go on at once
     drainer.begin(0, again.append)
-    until(lambda: drainer._signing.qsize() == worker.LANES)
+    drainer._lanes.shutdown()
     assert again == []
     reason = f"Redis holds records of series {lost}, which the store does not know."
     assert store.data_set().reason == reason

@@ -515,9 +515,9 @@ class Store(Registry):
         last: dict[tuple[int, str, str], int] = {}
         for part in slices:
             for record in part.records:
-                for one in record.numbers if isinstance(record, Entry) else ():
-                    last[part.series.pk, one.counter, one.period] = one.value
-                if isinstance(record, Skip):
+                if isinstance(record, Entry):
+                    last |= {(part.series.pk, one.counter, one.period): one.value for one in record.numbers}
+                elif isinstance(record, Skip):
                     last[part.series.pk, record.counter, record.period] = record.last
         if last:
             names = ("series", "counter", "period", "value")
